@@ -1,0 +1,75 @@
+"""What is there to compute with: packages, devices and their memory."""
+
+import os
+import sys
+from importlib import metadata
+
+# What segmenting needs. tqdm and matplotlib are wanted by a terminal and by pictures only.
+NEEDED = ("torch", "numpy", "nibabel", "SimpleITK", "safetensors")
+OPTIONAL = ("tqdm", "matplotlib")
+# Largest memory of a run, measured at 128^3 with the conventional, mixed and gabor networks: 1.1 GiB beyond Python and
+# torch; see Testing/benchmarks.
+CUBE_MIB = 1100
+CUBE_SIZE = 128
+PROGRAM_MIB = 500
+# A scan in float32, turned and as read, and its labels.
+BYTES_PER_SCAN_VOXEL = 16
+
+
+def environment():
+    """What is installed and which devices there are; works without torch.
+
+    Returns:
+        Dictionary: python (version), executable, versions (name to version, or None if it is not installed), missing
+        (names needed to segment that are not installed), devices (list of id, name, total_mib, free_mib; the CPU
+        first).
+    """
+    versions = {name: _version(name) for name in NEEDED + OPTIONAL}
+    total, free = _main_memory()
+    devices = [{"id": "cpu", "name": "CPU", "total_mib": total, "free_mib": free}]
+    if versions["torch"]:
+        devices += _gpus()
+    return {
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "versions": versions,
+        "missing": [name for name in NEEDED if not versions[name]],
+        "devices": devices,
+    }
+
+
+def memory_needed(voxels, cube_size=CUBE_SIZE):
+    """An estimate of the memory that segmenting a scan of so many voxels takes, MiB."""
+    return round(PROGRAM_MIB + CUBE_MIB * (cube_size / CUBE_SIZE) ** 3 + BYTES_PER_SCAN_VOXEL * voxels / 2**20)
+
+
+def _version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus():
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        found.append({"id": f"cuda:{index}", "name": name, "total_mib": total >> 20, "free_mib": free >> 20})
+    return found
+
+
+def _main_memory():
+    """Total and free main memory, MiB; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
+        return kib["MemTotal"] >> 10, kib["MemAvailable"] >> 10
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20, None
+    except (AttributeError, OSError, ValueError):
+        return None, None

@@ -1,0 +1,62 @@
+"""What long work says while it runs: events, each a dictionary with the key `event`.
+
+`progress` (stage, done, total), `epoch` (one row of metrics.csv), `warning` (message), `result` (what was made and where)
+and `error` (code, message). Library functions take a callable `report(event)`; a terminal shows them to a person, and
+with `--json` they go to standard output, one JSON object a line, for a program such as the Slicer panel.
+"""
+
+import json
+import sys
+
+
+def silent(event):
+    """Report nothing."""
+
+
+def json_lines(event):
+    """Write an event as one line of JSON to standard output."""
+    sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+class Terminal:
+    """Show events to a person: progress as a bar on standard error, the rest as lines there."""
+
+    def __init__(self):
+        self._bar = None
+
+    def __call__(self, event):
+        kind = event["event"]
+        if kind == "progress":
+            self._progress(**{key: event[key] for key in ("stage", "done", "total")})
+        elif kind == "epoch":
+            self._line(_epoch_line(event))
+        elif kind == "warning":
+            self._line(f"warning: {event['message']}")
+
+    def close(self):
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _progress(self, stage, done, total):
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != stage or self._bar.total != total:
+            self.close()
+            self._bar = tqdm(desc=stage, total=total, leave=False, disable=None, bar_format="{desc}: {bar} {n_fmt}/{total_fmt} {remaining}")
+            self._bar.desc = stage
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self.close()
+
+    def _line(self, text):
+        self.close()
+        print(text, file=sys.stderr, flush=True)
+
+
+def _epoch_line(event):
+    dice = event.get("dice_mean")
+    score = "" if dice is None else f"  validation Dice {dice:.4f}"
+    return f"epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.4f}{score}  {event['seconds']:.0f} s"

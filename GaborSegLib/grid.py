@@ -1,0 +1,189 @@
+"""Between a scan and the cube that the network sees.
+
+The paper (Section 3.1): isotropic resampling, zero padding, resizing to 128^3. Here one resampling does all three, and
+one object holds the way there and the way back. The cube's axes are the scan's own, in the order and direction nearest
+to right, anterior, superior, so that resampling is one small matrix per axis, no stored axis order or flip can change
+the result, and an obliquely acquired slab is seen as it was planned.
+"""
+
+from dataclasses import dataclass
+
+import nibabel
+import numpy as np
+import torch
+
+SIZE = 128
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A cube of `size`^3 voxels laid over a scan.
+
+    Args:
+        shape: the scan's (I, J, K).
+        affine: the scan's (4, 4), voxel index to right-anterior-superior millimetres.
+        size: voxels along each edge of the cube.
+        low, high: corners, in voxel indices of the scan turned to its nearest right-anterior-superior axes, of the
+            part of the scan that the cube is fitted to; all of the scan by default. The cube is centred on that part,
+            its edge is the part's longest side in millimetres, and outside of the scan it is zero.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    size: int = SIZE
+    low: tuple[float, float, float] | None = None
+    high: tuple[float, float, float] | None = None
+
+    @property
+    def orientation(self):
+        """nibabel's orientation array of the scan: per stored axis the anatomical axis and its direction."""
+        return nibabel.io_orientation(self.affine)
+
+    @property
+    def turned_shape(self):
+        """The scan's shape along right, anterior, superior."""
+        return tuple(self.shape[axis] for axis in self._stored_axes())
+
+    @property
+    def turned_spacing(self):
+        """The scan's spacing in mm along right, anterior, superior."""
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return spacing[self._stored_axes()]
+
+    @property
+    def spacing(self):
+        """The cube's voxel size, mm."""
+        low, high = self._part()
+        return float(((high - low) * self.turned_spacing).max() / self.size)
+
+    def turn(self, array):
+        """A scan's array (I, J, K) with its axes turned to right, anterior, superior."""
+        return nibabel.apply_orientation(array, self.orientation)
+
+    def turn_back(self, array):
+        """The inverse of `turn`."""
+        orientation = nibabel.orientations.ornt_transform(
+            nibabel.orientations.axcodes2ornt("RAS"), self.orientation
+        )
+        return nibabel.apply_orientation(array, orientation)
+
+    def image_to_cube(self, array):
+        """Resample a scan's array (I, J, K) linearly to the cube, a float32 tensor (D, H, W), axes z, y, x.
+
+        Where the cube is coarser than the scan, each cube voxel averages what it covers, so that fine scans do not
+        alias.
+        """
+        turned = torch.from_numpy(np.ascontiguousarray(self.turn(array), dtype=np.float32))
+        for axis in range(3):
+            turned = _along(self._to_cube(axis), turned, axis)
+        return turned.permute(2, 1, 0).contiguous()
+
+    def labels_to_cube(self, labels, classes):
+        """Resample a label map (I, J, K) with values 0 to `classes` - 1 to the cube, a uint8 tensor (D, H, W).
+
+        Each label is resampled as an image, and the strongest one wins.
+        """
+        best = torch.full([self.size] * 3, -1.0)
+        result = torch.zeros([self.size] * 3, dtype=torch.uint8)
+        for label in range(classes):
+            weight = self.image_to_cube(labels == label)
+            if label == 0:
+                weight += 1 - self.image_to_cube(np.ones(self.shape, dtype=np.float32))  # outside of the scan
+            result[weight > best] = label
+            best = torch.maximum(best, weight)
+        return result
+
+    def scores_to_labels(self, scores):
+        """Labels on the scan's own grid from class scores on the cube.
+
+        The scores are interpolated linearly, and the highest wins (not the labels: those would give stairs).
+
+        Args:
+            scores: (C, D, H, W), axes z, y, x.
+
+        Returns:
+            uint8 array (I, J, K). Voxels outside of the cube are background, 0.
+        """
+        scores = scores.detach().float().cpu().contiguous()
+        result = np.zeros(self.turned_shape[::-1], dtype=np.uint8)
+        inside = [self._inside_cube(axis) for axis in (2, 1, 0)]
+        z, y, x = [self._from_cube(axis)[part] for axis, part in zip((2, 1, 0), inside)]
+        for row, weights in zip(range(inside[0].start, inside[0].stop), z):
+            taps = weights.nonzero().flatten().tolist()
+            plane = sum(weights[tap] * scores[:, tap] for tap in taps)
+            result[row, inside[1], inside[2]] = (y @ plane @ x.T).argmax(dim=0).to(torch.uint8).numpy()
+        return np.ascontiguousarray(self.turn_back(result.transpose(2, 1, 0)))
+
+    def cube_to_turned(self, index):
+        """Cube index (x, y, z) to voxel index of the turned scan, as `low` and `high` are given; a tuple of 3."""
+        ends = [self._positions(axis)[[0, 1]] for axis in range(3)]
+        return tuple(float(first + i * (second - first)) for i, (first, second) in zip(index, ends))
+
+    def cube_affine(self):
+        """(4, 4), cube index (x, y, z) to right-anterior-superior millimetres."""
+        turned = self.affine @ nibabel.orientations.inv_ornt_aff(self.orientation, self.shape)
+        step = self.spacing / self.turned_spacing
+        scale = np.diag([*step, 1.0])
+        scale[:3, 3] = [self._positions(axis)[0] for axis in range(3)]
+        return turned @ scale
+
+    def _stored_axes(self):
+        return list(np.argsort(self.orientation[:, 0]))
+
+    def _part(self):
+        """Corners of the part of the scan that the cube is fitted to: voxel edges, so that n voxels are n long."""
+        low = np.full(3, -0.5) if self.low is None else np.asarray(self.low, dtype=float) - 0.5
+        high = np.array(self.turned_shape) - 0.5 if self.high is None else np.asarray(self.high, dtype=float) + 0.5
+        return low, high
+
+    def _positions(self, axis):
+        """Where the cube's voxels lie along an axis, in the turned scan's voxel indices."""
+        low, high = self._part()
+        centre = (low[axis] + high[axis]) / 2
+        offsets = np.arange(self.size) - (self.size - 1) / 2
+        return centre + offsets * self.spacing / self.turned_spacing[axis]
+
+    def _to_cube(self, axis):
+        """(size, n) weights: a triangle as wide as the larger of the two voxel sizes."""
+        n = self.turned_shape[axis]
+        width = max(1.0, self.spacing / self.turned_spacing[axis])
+        distance = np.abs(self._positions(axis)[:, None] - np.arange(n))
+        weights = np.maximum(0, 1 - distance / width)
+        # The full triangle's sum, which voxels outside of the scan (zero) still count for.
+        reach = int(np.ceil(width)) + 1
+        whole = np.floor(self._positions(axis))[:, None] + np.arange(-reach, reach + 2)
+        total = np.maximum(0, 1 - np.abs(self._positions(axis)[:, None] - whole) / width).sum(axis=1, keepdims=True)
+        return torch.from_numpy((weights / total).astype(np.float32))
+
+    def _from_cube(self, axis):
+        """(n, size) weights of linear interpolation; the cube's border voxels reach half a voxel beyond themselves."""
+        positions = self._positions(axis)
+        index = (np.arange(self.turned_shape[axis]) - positions[0]) / (positions[1] - positions[0])
+        index = index.clip(0, self.size - 1)
+        weights = np.maximum(0, 1 - np.abs(index[:, None] - np.arange(self.size)))
+        return torch.from_numpy(weights.astype(np.float32))
+
+    def _inside_cube(self, axis):
+        """The part of an axis of the turned scan that lies in the cube, a slice."""
+        positions = self._positions(axis)
+        half = (positions[1] - positions[0]) / 2
+        index = np.arange(self.turned_shape[axis])
+        inside = index[(index >= positions[0] - half) & (index <= positions[-1] + half)]
+        return slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
+
+
+def _along(matrix, array, axis):
+    """Multiply `matrix` (m, n) onto one axis (of n) of a tensor."""
+    return torch.tensordot(matrix, array, dims=([1], [axis])).movedim(0, axis)
+
+
+def normalise(cube):
+    """Scale intensities so that the mean of what is not background is 1; background stays at 0.
+
+    What exceeds a tenth of the 99th percentile counts as not background; values end at 0 and 10, so that single bright
+    voxels (vessels, spikes) do not matter.
+    """
+    cube = cube.float().clamp(min=0)
+    threshold = 0.1 * np.percentile(cube.numpy(), 99)
+    foreground = cube[cube > threshold]
+    return (cube / foreground.mean()).clamp(max=10) if foreground.numel() else cube

@@ -1,0 +1,194 @@
+"""A scan in, its structures out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+import torch
+
+from . import __version__
+from .errors import GaborSegError, WeightsError
+from .events import silent
+from .gabor import bake_kernels
+from .grid import Grid, normalise
+from .images import check_image, read_image, write_label_map
+from .structures import named_structures
+from .volumes import structure_volumes, write_volumes
+from .weights import bundled_weights, load_weights
+
+# In the training scans, which are cropped to the brain, the brain takes this share of the cube's edge.
+BRAIN_SHARE = 0.87
+# If it takes less than this in the cube over the whole scan, the scan is looked at again, closer.
+SMALLEST_BRAIN_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The structures found in a scan.
+
+    Args:
+        labels: uint8 array (I, J, K) on the scan's own grid; 0 is background.
+        affine: the scan's (4, 4), voxel index to right-anterior-superior millimetres.
+        structures: list of `Structure`.
+        volumes: dictionary from structure name to mL.
+        provenance: dictionary: scan, weights, their sha256, variant, versions, device, seconds, cube voxel size.
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    structures: list
+    volumes: dict
+    provenance: dict
+
+    def save(self, path):
+        """Write the label map; the extension chooses the format (see `images.write_label_map`)."""
+        write_label_map(path, self.labels, self.affine, self.structures)
+
+    def save_volumes(self, path):
+        """Write the volumes as CSV (see `volumes.write_volumes`)."""
+        write_volumes(path, self.volumes)
+
+    def save_overview(self, path, image, title=None):
+        """Write a picture of the structures over their scan, an `Image` (see `overview.write_overview`)."""
+        from .overview import write_overview
+
+        facts = self.provenance
+        caption = (
+            f"{facts['weights']} ({facts['variant']} kernels), GaborSeg {facts['gaborseg']}, "
+            f"{facts['seconds']} s on {facts['device']}. For research, not for diagnosis."
+        )
+        title = title or Path(facts["scan"]).name
+        write_overview(path, image.array, self.labels, self.affine, self.structures, title, caption, self.volumes)
+
+
+class Segmenter:
+    """Segments scans with one network.
+
+    Args:
+        weights: path of a weight file, or a kernel variant whose file is bundled.
+        device: `auto` (a GPU where there is one, else the CPU), or a torch device such as `cpu` or `cuda:1`.
+
+    Raises:
+        WeightsError: the file cannot be opened, or no file of that variant is bundled.
+        GaborSegError: the device is not there.
+
+    Example::
+
+        segmentation = Segmenter("mixed").segment("scan.nii.gz")
+        segmentation.save("labels.nii.gz")
+        print(segmentation.volumes["Hippocampus"])
+    """
+
+    def __init__(self, weights="mixed", device="auto"):
+        opened = load_weights(weights_path(weights))
+        self.card = opened.card
+        self.path = opened.path
+        self.falls_back = device == "auto"
+        self.device = choose_device(device)
+        self.structures = named_structures(self.card["structures"])
+        self.network = bake_kernels(opened.network).to(self.device)
+
+    def segment(self, image, report=silent):
+        """Segment a scan.
+
+        Args:
+            image: an `Image`, or the path of a file or DICOM folder.
+            report: takes events.
+
+        Returns:
+            `Segmentation`.
+
+        Raises:
+            ImageError: the scan cannot be read or segmented.
+        """
+        started = time.monotonic()
+        if not hasattr(image, "affine"):
+            report({"event": "progress", "stage": "Reading", "done": 0, "total": 4})
+            image = read_image(image)
+        for message in check_image(image):
+            report({"event": "warning", "message": message})
+        report({"event": "progress", "stage": "Segmenting", "done": 1, "total": 4})
+        grid, scores = self._look(image, report)
+        report({"event": "progress", "stage": "Bringing the result to the scan's grid", "done": 3, "total": 4})
+        labels = grid.scores_to_labels(scores)
+        report({"event": "progress", "stage": "Done", "done": 4, "total": 4})
+        provenance = {
+            "scan": str(image.path or ""),
+            "weights": self.path.name,
+            "weights_sha256": self.card["sha256"],
+            "variant": self.card["variant"],
+            "gaborseg": __version__,
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "cube_spacing_mm": round(grid.spacing, 4),
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        volumes = structure_volumes(labels, image.affine, self.structures)
+        return Segmentation(labels, image.affine, self.structures, volumes, provenance)
+
+    def _look(self, image, report):
+        """Scores on a cube over the whole scan; over the brain found there, if it is small in it."""
+        grid = Grid(image.array.shape, image.affine, self.card["grid_size"])
+        scores = self.scores(grid.image_to_cube(image.array), report)
+        part = _brain_part(scores, grid)
+        if part is not None:
+            report({"event": "progress", "stage": "Looking closer", "done": 2, "total": 4})
+            grid = Grid(grid.shape, grid.affine, grid.size, *part)
+            scores = self.scores(grid.image_to_cube(image.array), report)
+        return grid, scores
+
+    @torch.inference_mode()
+    def scores(self, cube, report=silent):
+        """Class scores (C, D, H, W) of a cube (D, H, W) of the scan's own intensities, axes z, y, x."""
+        cube = normalise(cube)[None, None]
+        try:
+            return self.network(cube.to(self.device))[0].cpu()
+        except torch.OutOfMemoryError as error:
+            if not self.falls_back:
+                raise GaborSegError(
+                    f"{self.device}: out of memory for a cube of {cube.shape[-1]}^3; choose the device cpu"
+                ) from error
+        report({"event": "warning", "message": f"{self.device} is out of memory; going on with the CPU"})
+        self.device = torch.device("cpu")
+        self.network.to(self.device)
+        return self.network(cube)[0]
+
+
+def weights_path(weights):
+    """The weight file of a name: a bundled variant, or a path."""
+    bundled = bundled_weights()
+    if str(weights) in bundled:
+        return bundled[str(weights)]
+    if str(weights) in ("conventional", "gabor", "mixed"):
+        raise WeightsError(f"{weights}: no weights of this variant are bundled; give the path of a .safetensors file")
+    return Path(weights)
+
+
+def choose_device(name):
+    """The torch device of a name; `auto` is a GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise GaborSegError(f"{name}: is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise GaborSegError(f"{name}: {torch.cuda.device_count()} CUDA devices are here; use auto or cpu")
+    return device
+
+
+def _brain_part(scores, grid):
+    """Corners of the part of the scan (see `Grid`) to look at again, or None if the brain is large enough already."""
+    found = SimpleITK.GetImageFromArray((scores.argmax(dim=0) > 0).to(torch.uint8).numpy())
+    components = SimpleITK.RelabelComponent(SimpleITK.ConnectedComponent(found))
+    statistics = SimpleITK.LabelShapeStatisticsImageFilter()
+    statistics.Execute(components)
+    if not statistics.HasLabel(1):
+        return None
+    box = np.array(statistics.GetBoundingBox(1), dtype=float)  # x, y, z; then the size
+    if box[3:].max() >= SMALLEST_BRAIN_SHARE * grid.size:
+        return None
+    margin = (box[3:].max() / BRAIN_SHARE - box[3:].max()) / 2
+    return grid.cube_to_turned(box[:3] - margin), grid.cube_to_turned(box[:3] + box[3:] - 1 + margin)

@@ -1,0 +1,27 @@
+# Two commands for people: `make demo` and `make test`. Each sets up .venv first, once.
+PYTHON ?= python3
+SCAN ?=
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test clean
+
+demo: .venv/.demo
+	.venv/bin/python -m GaborSegLib.demo --output demo $(if $(SCAN),"$(SCAN)")
+
+test: .venv/.test
+	.venv/bin/python -m pytest
+
+clean:
+	rm -rf .venv demo
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# A stamp for each set of packages, so that the second run installs nothing.
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e ".[demo]"
+	touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e ".[test]"
+	touch $@
