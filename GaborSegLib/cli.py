@@ -89,6 +89,10 @@ def _parser():
     train.add_argument("--workers", type=_at_least(0), default=0, help="processes that load images")
     train.add_argument("--threads", type=_at_least(1), help="CPU threads (default: all)")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--grid-size", type=_at_least(16), default=128, help="voxels along the cube's edge (default: 128)")
+    train.add_argument("--base-channels", type=_at_least(4), default=12, help="of the finest level (default: 12)")
+    train.add_argument("--conventional-kernel-size", type=_at_least(1), default=3, metavar="K")
+    train.add_argument("--gabor-kernel-size", type=_at_least(1), default=7, metavar="K")
     train.add_argument("--table", metavar="CSV", help="label table (default: DATA/structures.csv)")
     train.add_argument("--cache", metavar="DIR", help="folder for prepared scans (default: OUTPUT/cache)")
     train.add_argument("--facts", metavar="JSON", help="file with entries for the card, such as data and licence")
@@ -196,7 +200,7 @@ def _train(options, report):
         raise DataError(f"--patch: got {options.patch}; it must be a multiple of 16")
     if options.threads:
         torch.set_num_threads(options.threads)
-    run = Options(**{field.name: getattr(options, field.name) for field in fields(Options) if hasattr(options, field.name)})
+    run = Options(**{field.name: getattr(options, field.name) for field in fields(Options)})
     facts = json.loads(Path(options.facts).read_text(encoding="utf-8")) if options.facts else None
     trainer = Trainer(
         find_data(options.data, options.table), options.output, run, options.validation,

@@ -7,9 +7,9 @@ state and the place in the run.
 import csv
 import json
 import math
-import resource
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -169,7 +169,9 @@ class Trainer:
         Raises:
             TrainingError: the loss is not a number any more; the best weights so far are kept.
         """
-        handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             while self.progress.epoch < self.options.epochs and not self.stopping:
                 self._run_epoch()
@@ -178,7 +180,8 @@ class Trainer:
                 signal.signal(number, handler)
         return self.progress
 
-    def _stop(self, number, frame):
+    def stop(self, *_):
+        """End `run` after the step that is being done; a snapshot is saved."""
         self.stopping = True
 
     def _run_epoch(self):
@@ -212,7 +215,7 @@ class Trainer:
         rest = range(progress.step * options.batch_size, len(images))
         return DataLoader(
             images, batch_size=options.batch_size, sampler=rest, num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda", worker_init_fn=_leave_interrupts_to_parent,
         )
 
     def _steps_per_epoch(self):
@@ -262,7 +265,7 @@ class Trainer:
             "loss": sum(progress.losses) / len(progress.losses),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
             "seconds": round(progress.seconds, 2),
-            "memory_mib": round(peak_memory(self.device)),
+            "memory_mib": peak_memory(self.device),
             "dice_mean": None if scores is None else float(np.nanmean(scores)),
         }
         for i, name in enumerate(self.names):
@@ -388,11 +391,20 @@ def learning_rate(options, step, steps):
 
 
 def peak_memory(device):
-    """The largest memory taken so far, MiB: of a GPU where it is used, else of this process."""
+    """The largest memory taken so far, MiB: of a GPU where it is used, else of this process; None where unknown."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+def _leave_interrupts_to_parent(worker):
+    """Ctrl-C reaches every process of a terminal; the workers go on until the step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def write_curves(path, rows):

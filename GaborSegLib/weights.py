@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .errors import WeightsError
 from .images import replacing
@@ -58,7 +58,8 @@ def save_weights(path, network, card, dtype=torch.float16):
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     card = {**card, "format": FORMAT, "sha256": checksum(tensors)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card, ensure_ascii=False)})
+        # Not safetensors' own `save_file`: its errors are no OSError, and its files are for their owner alone.
+        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(card, ensure_ascii=False)}))
 
 
 def checksum(tensors):
@@ -92,7 +93,7 @@ def load_weights(path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     try:
         network = build_network(**{key: card[key] for key in NETWORK_KEYS}, dropout=0.0)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path}: its card describes no network that this program can build: {error}") from error
     _check_tensors(path, tensors, network.state_dict())
     if checksum(tensors) != card["sha256"]:
@@ -105,14 +106,24 @@ def _open(path):
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; a weight file's name ends in .safetensors")
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise WeightsError(f"{path}: is a pickle, which can run code when it is opened; a .safetensors file is wanted")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: is not a safetensors file, or is damaged: {error}") from error
+        # Only now, because a good file may start with the same bytes: those of its header's length.
+        if _starts_as_pickle(path):
+            message = "is a pickle, which can run code when it is opened; a .safetensors file is wanted"
+        else:
+            message = f"is not a safetensors file, or is damaged: {error}"
+        raise WeightsError(f"{path}: {message}") from error
+
+
+def _starts_as_pickle(path):
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError:
+        return False
+    return start == b"PK" or start[:1] == b"\x80"
 
 
 def _card(path, file):
@@ -129,9 +140,10 @@ def _card(path, file):
     missing = [key for key in NEEDED_KEYS if key not in card]
     if missing:
         raise WeightsError(f"{path}: its card lacks {', '.join(missing)}; the file is damaged or was changed by hand")
-    if card["classes"] != len(card["structures"]) + 1:
+    count = len(card["structures"]) if isinstance(card["structures"], list) else 0
+    if card["classes"] != count + 1:
         raise WeightsError(
-            f"{path}: its card names {len(card['structures'])} structures for {card['classes']} classes; "
+            f"{path}: its card names {count} structures for {card['classes']} classes; "
             "there must be one class more, the background"
         )
     return card

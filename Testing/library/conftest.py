@@ -1,0 +1,80 @@
+"""Small made data that tests share: balls in a box, in the form of a data set, and tiny weight files."""
+
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REAL_DATA = Path(os.environ.get("GABORSEG_DATA", REPOSITORY.parent / "shared" / "data"))
+NAMES = ("Shell", "Core", "Left ball")
+
+
+def made_scan(seed, shape=(36, 40, 32)):
+    """(scan float32, ids int16): a head-like shell with a core and an off-centre ball, a little different each time."""
+    random = np.random.default_rng(seed)
+    centre = np.array(shape) / 2 + random.uniform(-1.5, 1.5, 3)
+    place = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1)
+    distance = np.linalg.norm((place - centre) / np.array(shape), axis=-1)
+    ball = np.linalg.norm(place - centre - [-6, 3, 2], axis=-1) < 3.5
+    ids = np.zeros(shape, dtype=np.int16)
+    ids[distance < 0.42] = 10
+    ids[distance < 0.25] = 20
+    ids[ball] = 31
+    intensity = np.array([0, 80, 140, 110, 0])[np.searchsorted([0, 10, 20, 31], ids)]
+    return (intensity + random.normal(0, 4, shape) * (ids > 0)).astype(np.float32), ids
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """Folder of a data set of six made scans of five subjects."""
+    folder = tmp_path / "data"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+    for seed in range(6):
+        scan, ids = made_scan(seed)
+        nibabel.save(nibabel.Nifti1Image(scan, affine), folder / "images" / f"s{seed}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(ids, affine), folder / "labels" / f"s{seed}.nii.gz")
+    rows = ["label,structure,source_ids", "1,Shell,10", "2,Core,20-22", "3,Left ball,30 31"]
+    (folder / "structures.csv").write_text("\n".join(rows) + "\n")
+    subjects = ["scan,subject", "s0,A", "s1,B", "s2,C", "s3,D", "s4,E", "s5,A"]
+    (folder / "subjects.csv").write_text("\n".join(subjects) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    """Path of a mixed weight file with 4 base channels and a 32^3 cube, not trained: its labels are noise, but fixed."""
+    import torch
+
+    from GaborSegLib.network import build_network
+    from GaborSegLib.structures import paper_structures
+    from GaborSegLib.weights import save_weights
+
+    torch.manual_seed(1)
+    card = {
+        "variant": "mixed",
+        "conventional_kernel_size": 3,
+        "gabor_kernel_size": 3,
+        "in_channels": 1,
+        "classes": 20,
+        "base_channels": 4,
+        "structures": [structure.name for structure in paper_structures()],
+        "grid_size": 32,
+    }
+    network = build_network("mixed", gabor_kernel_size=3, base_channels=4)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, network, card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of the labelled OASIS scans, named by GABORSEG_DATA; the test is skipped where it is not."""
+    folder = REAL_DATA / "oasis-neuromorphometrics"
+    if not folder.is_dir():
+        pytest.skip(f"no labelled scans in {folder}; set GABORSEG_DATA to the folder that holds them")
+    return folder

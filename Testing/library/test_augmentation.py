@@ -1,0 +1,85 @@
+"""Random changes of training images."""
+
+import numpy as np
+import SimpleITK
+import torch
+
+from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation, _sample, _spatial_change, augment
+from GaborSegLib.dataset import generator
+
+
+def smooth_image(size=(20, 24, 28)):
+    noise = SimpleITK.GetImageFromArray(torch.rand(size, generator=generator(3)).numpy())
+    return torch.from_numpy(SimpleITK.GetArrayFromImage(SimpleITK.SmoothingRecursiveGaussian(noise, 2.0)))
+
+
+def test_none_changes_nothing():
+    image = smooth_image()
+    labels = (image > image.mean()).byte()
+    changed, changed_labels = augment(image, labels, AUGMENTATIONS["none"], generator(0))
+    assert torch.allclose(changed, image, atol=1e-5)
+    assert torch.equal(changed_labels, labels)
+
+
+def test_a_patch_without_changes_is_a_part_of_the_image():
+    image = torch.arange(32.0**3).reshape(32, 32, 32)
+    for place in range(5):
+        patch, _ = augment(image, image > 0, AUGMENTATIONS["none"], generator(place), patch=16)
+        # Between voxels the patch is an interpolation of this linear ramp, so its steps are the ramp's own.
+        inner = patch[1:-1, 1:-1, 1:-1]
+        for axis, step in enumerate((1024.0, 32.0, 1.0)):
+            assert torch.allclose(inner.diff(dim=axis), torch.tensor(step), atol=0.05)
+
+
+def test_the_spatial_change_agrees_with_simpleitk():
+    image = smooth_image()
+    settings = Augmentation(probability=1.0, tilt=15.0, flip=0.5)
+    for seed in range(4):
+        size = torch.tensor(image.shape, dtype=torch.float64)
+        matrix, offset = _spatial_change(settings, size, generator(seed), shift=True)
+        changed, _ = _sample(image, image > 0, matrix, offset, list(image.shape))
+        transform = SimpleITK.AffineTransform(3)  # its axes run x, y, z
+        transform.SetMatrix(matrix.numpy()[::-1, ::-1].ravel().tolist())
+        transform.SetCenter([(n - 1) / 2 for n in reversed(image.shape)])
+        transform.SetTranslation(offset.flip(0).tolist())
+        expected = SimpleITK.Resample(SimpleITK.GetImageFromArray(image.numpy()), transform, SimpleITK.sitkLinear, 0.0)
+        expected = SimpleITK.GetArrayFromImage(expected)
+        inside = expected > 0  # at the border the two fade to 0 in different ways
+        assert inside.mean() > 0.2
+        difference = np.abs(changed.numpy() - expected)[inside]
+        assert np.percentile(difference, 90) < 1e-4
+
+
+def test_the_papers_ranges():
+    size = torch.tensor([128.0, 128.0, 128.0], dtype=torch.float64)
+    changed = 0
+    for seed in range(400):
+        matrix, offset = _spatial_change(AUGMENTATIONS["paper"], size, generator(seed), shift=True)
+        if torch.equal(matrix, torch.eye(3, dtype=torch.float64)):
+            assert not offset.any()
+            continue
+        changed += 1
+        scale = 1 / torch.linalg.det(matrix) ** (1 / 3)
+        rotation = matrix * scale
+        angle = torch.rad2deg(torch.atan2(rotation[2, 1], rotation[1, 1]))
+        assert 0.8 <= scale <= 1.2 and abs(angle) <= 30 and offset.abs().max() <= 0.2 * 128
+        assert torch.allclose(rotation @ rotation.T, torch.eye(3, dtype=torch.float64))
+        assert torch.allclose(rotation[0], torch.tensor([1.0, 0, 0], dtype=torch.float64))  # about the axial axis
+    assert 0.74 < changed / 400 < 0.86  # 80%, within three standard deviations
+
+
+def test_image_and_labels_move_together():
+    labels = torch.zeros(32, 32, 32, dtype=torch.uint8)
+    labels[8:20, 10:26, 6:22] = 1
+    for seed in range(6):
+        image, moved = augment(labels.float(), labels, AUGMENTATIONS["paper"], generator(seed))
+        overlap = 2 * ((image > 0.5) & (moved == 1)).sum() / ((image > 0.5).sum() + (moved == 1).sum())
+        assert overlap > 0.97
+
+
+def test_the_same_numbers_draw_the_same_change():
+    image = smooth_image()
+    first, second, other = [
+        augment(image, image > 0, AUGMENTATIONS["strong"], generator(*numbers))[0] for numbers in ((1, 2), (1, 2), (2, 1))
+    ]
+    assert torch.equal(first, second) and not torch.equal(first, other)

@@ -1,0 +1,147 @@
+"""The command line as a person or a program meets it: exit status, what is printed, what is written."""
+
+import json
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+
+from GaborSegLib import cli
+from conftest import made_scan
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(made_scan(0)[0], np.diag([-2.0, 2.0, 2.0, 1.0])), path)
+    return path
+
+
+def run(capsys, *arguments):
+    """(exit status, standard output, standard error) of a command in this process."""
+    status = cli.main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def test_segment_writes_all_that_is_asked_for(scan, tiny_weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    status, text, _ = run(
+        capsys, "segment", scan, "-o", out, "--weights", tiny_weights, "--device", "cpu", "--seg-nrrd", "--volumes",
+    )
+    assert status == 0
+    assert {file.name for file in out.iterdir()} == {"scan_labels.nii.gz", "scan.seg.nrrd", "scan_volumes.csv"}
+    assert "Hippocampus" in text and str(out / "scan_labels.nii.gz") in text
+    written, original = nibabel.load(out / "scan_labels.nii.gz"), nibabel.load(scan)
+    assert written.shape == original.shape and np.allclose(written.affine, original.affine)
+
+
+def test_json_is_one_event_a_line_and_nothing_else(scan, tiny_weights, tmp_path, capsys):
+    status, text, _ = run(capsys, "segment", scan, "-o", tmp_path / "l.mgz", "--weights", tiny_weights, "--json")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert status == 0
+    assert {event["event"] for event in events} == {"progress", "result"}
+    assert events[-1]["files"] == {"labels": str(tmp_path / "l.mgz")}
+    assert set(events[-1]["volumes"]) >= {"Hippocampus", "Thalamus"}
+
+
+def test_several_scans_go_into_one_folder(scan, tiny_weights, tmp_path, capsys):
+    second = tmp_path / "second.nii.gz"
+    second.write_bytes(scan.read_bytes())
+    status, *_ = run(capsys, "segment", scan, second, "-o", tmp_path / "out", "--weights", tiny_weights)
+    assert status == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    status, _, error = run(capsys, "segment", scan, second, "-o", tmp_path / "x.nii", "--weights", tiny_weights)
+    assert status == 2 and "name a folder" in error
+    status, _, error = run(capsys, "segment", scan, scan, "-o", tmp_path / "y", "--weights", tiny_weights)
+    assert status == 2 and "same name" in error and not (tmp_path / "y").exists()
+
+
+def bad_scan(kind, tmp_path, scan):
+    path = tmp_path / f"{kind}.nii.gz"
+    array, affine = made_scan(0)[0], np.diag([2.0, 2.0, 2.0, 1.0])
+    if kind == "missing":
+        return path
+    if kind == "truncated":
+        path.write_bytes(scan.read_bytes()[:-200])
+        return path
+    if kind == "4d":
+        array = np.stack([array, array], axis=-1)
+    elif kind == "nan":
+        array[3, 3, 3] = np.nan
+    elif kind == "constant":
+        array[:] = 7
+    elif kind == "thin":
+        array = array[:15]
+    elif kind == "sheared":
+        affine[0, 1] = 0.5
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "4d", "nan", "constant", "thin", "sheared"])
+def test_what_cannot_be_segmented_is_refused_in_one_line(kind, scan, tiny_weights, tmp_path, capsys):
+    path = bad_scan(kind, tmp_path, scan)
+    status, text, error = run(
+        capsys, "segment", path, "-o", tmp_path / "new" / "labels.nii.gz", "--weights", tiny_weights, "--device", "cpu"
+    )
+    assert (status, text) == (2, "")
+    assert len(error.strip().splitlines()) == 1 and str(path) in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_unwritable_outputs_are_refused_before_the_work(scan, tiny_weights, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "labels.nii.gz", tmp_path / "file" / "folder"):
+        status, text, error = run(capsys, "segment", scan, "-o", output, "--weights", "does-not-matter")
+        assert (status, text) == (2, "") and str(tmp_path / "file") in error
+
+
+def test_an_error_is_an_event_with_json_and_a_traceback_with_debug(scan, tmp_path, capsys):
+    status, text, error = run(capsys, "segment", scan, "-o", tmp_path, "--weights", "none.safetensors", "--json")
+    event = json.loads(text)
+    assert (status, event["event"], event["code"], error) == (2, "error", "weights", "")
+    _, _, error = run(capsys, "info", "none.safetensors", "--debug")
+    assert "Traceback" in error and "WeightsError" in error
+
+
+def test_info_and_check_and_environment(scan, tiny_weights, capsys):
+    status, text, _ = run(capsys, "info", tiny_weights)
+    assert status == 0 and json.loads(text)["variant"] == "mixed"
+    status, text, _ = run(capsys, "check", scan, "--weights", tiny_weights, "--device", "cpu", "--json")
+    result = json.loads(text.splitlines()[-1])
+    assert (result["event"], result["variant"]) == ("result", "mixed") and result["needed_mib"] > 0
+    status, text, _ = run(capsys, "environment", "--json")
+    result = json.loads(text)
+    assert result["missing"] == [] and result["devices"][0]["id"] == "cpu"
+
+
+def test_train_evaluate_segment_from_end_to_end(data_set, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = "--variant conventional --epochs 2 --augmentation none --grid-size 32 --base-channels 4 --device cpu"
+    status, text, _ = run(capsys, "train", data_set, "-o", out, "--validation", "s1,s2", *arguments.split())
+    assert status == 0 and "finished at epoch 2" in text
+    status, text, _ = run(capsys, "evaluate", out / "best.safetensors", data_set, "--scans", "s1,B", "-o", tmp_path / "e")
+    assert status == 0 and "Mean of structures" in text
+    lines = (tmp_path / "e" / "scores_scan.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3 and lines[1].startswith("s1,Shell,")
+    scan = data_set / "images" / "s1.nii.gz"
+    status, text, _ = run(capsys, "segment", scan, "-o", tmp_path, "--weights", out / "best.safetensors")
+    assert status == 0 and "Left ball" in text
+
+
+def test_wrong_options_answer_at_once(tmp_path, data_set, capsys):
+    for arguments in (["train", data_set], ["train", data_set, "-o", tmp_path, "--epochs", "0"], ["segment"], ["fly"]):
+        with pytest.raises(SystemExit) as end:
+            run(capsys, *arguments)
+        assert end.value.code == 2
+    status, _, error = run(capsys, "train", data_set, "-o", tmp_path / "r", "--patch", "40")
+    assert status == 2 and "multiple of 16" in error
+
+
+def test_the_module_runs_and_help_needs_no_torch():
+    code = "import sys; from GaborSegLib import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    process = subprocess.run([sys.executable, "-m", "GaborSegLib", "--version"], capture_output=True, text=True)
+    assert process.returncode == 0 and process.stdout.startswith("gaborseg ")

@@ -1,0 +1,129 @@
+"""The network: its parameter counts, its shape, and what must not change its result."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from GaborSegLib.gabor import GaborConv3d
+from GaborSegLib.network import VARIANTS, build_network
+
+
+def small(variant="mixed", **options):
+    """A network of 4 to 64 channels and 5 classes that is ready for comparisons."""
+    torch.manual_seed(0)
+    return build_network(variant, **{"classes": 5, "base_channels": 4, **options}).eval()
+
+
+@pytest.mark.parametrize(
+    "variant, conventional, expected",
+    [
+        # The paper: 4.99, 22.84, 1.53, 1.60 and 1.95 million. A bias per class would add 20 to each; there are none.
+        ("conventional", 3, 4_990_416),
+        ("conventional", 5, 22_843_272),
+        ("gabor", 3, 1_529_148),
+        ("mixed", 3, 1_597_776),
+        ("mixed", 5, 1_951_752),
+    ],
+)
+def test_parameter_counts(variant, conventional, expected):
+    with torch.device("meta"):  # shapes only
+        network = build_network(variant, conventional)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    assert all(module.bias is None for module in network.modules() if isinstance(module, nn.Conv3d))
+
+
+def test_unknown_configurations():
+    with pytest.raises(ValueError, match="conventional, gabor, mixed, got 'gobar'"):
+        build_network("gobar")
+    with pytest.raises(ValueError, match="conventional_kernel_size must be odd, got 4"):
+        build_network("conventional", conventional_kernel_size=4)
+    with pytest.raises(ValueError, match="kernel_size must be odd.*got 6"):
+        build_network("gabor", gabor_kernel_size=6)
+    with pytest.raises(ValueError, match="base_channels must be a multiple of 4, got 6"):
+        build_network("mixed", base_channels=6)
+    with pytest.raises(ValueError, match=r"\(B, C, D, H, W\), got \(1, 16, 16, 16\)"):
+        small()(torch.zeros(1, 16, 16, 16))
+
+
+@pytest.mark.parametrize("variant, gabor_levels", [("conventional", ()), ("gabor", range(5)), ("mixed", (2, 3, 4))])
+def test_kinds_of_kernels(variant, gabor_levels):
+    """By level, both ways; the numbers of convolutions are 1, 2, 3, 3, 3."""
+    network = small(variant, conventional_kernel_size=5, gabor_kernel_size=9)
+    for blocks in (network.down, network.up):
+        for level, block in enumerate(blocks):
+            layers = [module for module in block.layers if isinstance(module, (GaborConv3d, nn.Conv3d))]
+            kind, k = (GaborConv3d, 9) if level in gabor_levels else (nn.Conv3d, (5, 5, 5))
+            assert [(type(layer), layer.kernel_size) for layer in layers] == [(kind, k)] * [1, 2, 3, 3, 3][level]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores(variant):
+    """Of as many classes as asked for, from as many channels, and they sum to 1."""
+    scores = small(variant, in_channels=2, classes=7)(torch.randn(1, 2, 16, 16, 32))
+    assert scores.shape == (1, 7, 16, 16, 32)
+    assert scores.min() >= 0 and scores.std(dim=1).max() > 0.01
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(1, 16, 16, 32))
+
+
+def test_deep_supervision_is_one_convolution_of_the_concatenation():
+    """The paper's form: the five outputs at full size (31 x 4 channels; 372 with 12), concatenated, 1x1x1, softmax."""
+    network = small().double()
+    outputs = {}
+    for level, block in enumerate([*network.up, network.down[4]]):
+        block.register_forward_hook(lambda module, inputs, output, level=level: outputs.update({level: output}))
+    with torch.no_grad():
+        scores = network(torch.randn(1, 1, 32, 16, 48, dtype=torch.float64))
+        full = []
+        for level in range(5):
+            x = outputs[level]
+            for _ in range(level):
+                x = functional.interpolate(x, scale_factor=2, mode="trilinear")
+            full.append(x)
+        together = torch.cat(full, dim=1)
+        weight = torch.cat([layer.weight for layer in network.outputs], dim=1)
+        expected = functional.conv3d(together, weight).softmax(dim=1)
+    assert together.shape == (1, 31 * 4, 32, 16, 48)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-10)
+
+
+def test_any_size():
+    network = small()
+    image = torch.randn(1, 1, 17, 30, 33)
+    padded = torch.zeros(1, 1, 32, 32, 48)
+    padded[..., :17, :30, :33] = image
+    with torch.no_grad():
+        scores = network(image)
+        assert scores.shape == (1, 5, 17, 30, 33)
+        torch.testing.assert_close(scores, network(padded)[..., :17, :30, :33])
+        assert network(torch.randn(1, 1, 1, 2, 3)).shape == (1, 5, 1, 2, 3)
+
+
+def test_images_of_a_batch_are_independent():
+    network = small().double()
+    images = torch.randn(3, 1, 16, 16, 16, dtype=torch.float64) * torch.tensor([1, 10, 0.1]).reshape(3, 1, 1, 1, 1)
+    with torch.no_grad():
+        alone = torch.cat([network(image[None]) for image in images])
+        torch.testing.assert_close(network(images), alone)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradient_reaches_every_parameter(variant):
+    """From 32 voxels: the coarsest level of 16 is a single voxel, which neither direction nor frequency matters to."""
+    network = small(variant).train()
+    scores = network(torch.randn(1, 1, 32, 32, 32))
+    (scores * torch.randn_like(scores)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any(), name
+
+
+def test_dropout_is_of_whole_channels():
+    """In training every channel of a block is dropped or, for that, doubled; GroupNorm does the same in both modes."""
+    layers = small("conventional", dropout=0.5).down[2].layers
+    x = torch.randn(4, 8, 6, 6, 6)
+    with torch.no_grad():
+        evaluated, trained = layers(x).flatten(2), layers.train()(x).flatten(2)
+    dropped = (trained == 0).all(dim=2)
+    assert 10 < dropped.sum() < 54  # of 64, half of them expected
+    torch.testing.assert_close(trained, torch.where(dropped[..., None], 0, 2 * evaluated))

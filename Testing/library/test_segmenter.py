@@ -1,0 +1,173 @@
+"""Scans in, label maps out: the same place in millimetres however the scan is stored."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from GaborSegLib import segmenter as module
+from GaborSegLib.errors import GaborSegError, ImageError, WeightsError
+from GaborSegLib.images import Image, read_image
+from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.weights import bundled_weights, load_weights
+from conftest import made_scan
+
+AXIS_ORDERS_AND_FLIPS = [
+    [[axis, flip] for axis, flip in zip(axes, flips)]
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
+
+
+def made_image(affine=None):
+    scan, _ = made_scan(0, (40, 44, 36))
+    return Image(scan, np.diag([1.5, 2.0, 2.5, 1.0]) if affine is None else affine)
+
+
+def stored(image, orientation):
+    """The same scan with other axes: an `Image` of the same millimetres."""
+    orientation = np.array(orientation)
+    turned = nibabel.apply_orientation(image.array, orientation)
+    affine = image.affine @ nibabel.orientations.inv_ornt_aff(orientation, image.array.shape)
+    return Image(np.ascontiguousarray(turned), affine)
+
+
+def at_millimetres(segmentation, points):
+    """Labels at points (N, 3) in millimetres that are voxel centres."""
+    index = nibabel.affines.apply_affine(np.linalg.inv(segmentation.affine), points)
+    assert np.allclose(index, index.round(), atol=1e-4)
+    return segmentation.labels[tuple(index.round().astype(int).T)]
+
+
+def voxel_centres(image):
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in image.array.shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    return nibabel.affines.apply_affine(image.affine, index)
+
+
+def rotation(degrees, axis):
+    """4x4 rotation about an axis through the origin (Rodrigues)."""
+    axis = np.array(axis) / np.linalg.norm(axis)
+    cross = np.cross(np.eye(3), axis)
+    angle = np.deg2rad(degrees)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.eye(3) - np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return matrix
+
+
+def test_every_axis_order_and_flip_gives_the_same_place(tiny_weights):
+    """No interpolation is left: the cube is centred on the scan, so a flip maps its voxels onto each other."""
+    segmenter = Segmenter(tiny_weights, "cpu")
+    image = made_image()
+    points = voxel_centres(image)
+    expected = at_millimetres(segmenter.segment(image), points)
+    assert len(np.unique(expected)) > 3
+    for orientation in AXIS_ORDERS_AND_FLIPS:
+        result = segmenter.segment(stored(image, orientation))
+        assert (at_millimetres(result, points) == expected).mean() > 0.999
+
+
+def test_an_oblique_affine_turns_the_segmentation_with_it(tiny_weights):
+    segmenter = Segmenter(tiny_weights, "cpu")
+    image = made_image()
+    expected = segmenter.segment(image)
+    for degrees, axis in ((20, (1, 0.2, 0)), (30, (0.3, -1, 0.5)), (12, (1, 1, 1))):
+        turn = rotation(degrees, axis)
+        oblique = Image(image.array, turn @ image.affine)
+        result = segmenter.segment(oblique)
+        assert np.allclose(result.affine, turn @ image.affine)
+        points = voxel_centres(image)[::7]
+        turned = nibabel.affines.apply_affine(turn, points)
+        assert (at_millimetres(result, turned) == at_millimetres(expected, points)).mean() > 0.999
+
+
+def test_labels_affine_volumes_and_provenance(tiny_weights):
+    image = made_image()
+    result = Segmenter(tiny_weights, "cpu").segment(image)
+    assert result.labels.shape == image.array.shape and result.labels.dtype == np.uint8
+    assert np.array_equal(result.affine, image.affine)
+    for structure in result.structures:
+        count = np.count_nonzero(result.labels == structure.label)
+        assert result.volumes[structure.name] == pytest.approx(count * 1.5 * 2.0 * 2.5 / 1000)
+    card = load_weights(tiny_weights).card
+    assert result.provenance["weights_sha256"] == card["sha256"]
+    assert result.provenance["variant"] == "mixed" and result.provenance["device"] == "cpu"
+
+
+def test_reads_what_it_segments_from_a_file(tiny_weights, tmp_path):
+    image = made_image()
+    nibabel.save(nibabel.Nifti1Image(image.array, image.affine), tmp_path / "scan.nii.gz")
+    segmenter = Segmenter(tiny_weights, "cpu")
+    result = segmenter.segment(tmp_path / "scan.nii.gz")
+    assert np.array_equal(result.labels, segmenter.segment(image).labels)
+    result.save(tmp_path / "labels.nii.gz")
+    back = read_image(tmp_path / "labels.nii.gz")
+    assert np.array_equal(back.array, result.labels) and np.allclose(back.affine, image.affine)
+
+
+def test_refusals_and_warnings(tiny_weights):
+    segmenter = Segmenter(tiny_weights, "cpu")
+    with pytest.raises(ImageError):
+        segmenter.segment(Image(np.zeros((20, 20, 20)), np.eye(4)))
+    events = []
+    segmenter.segment(made_image(np.diag([4.0, 4.0, 4.0, 1.0])), report=events.append)
+    assert any(event["event"] == "warning" and "mm" in event["message"] for event in events)
+    with pytest.raises(GaborSegError, match="no device"):
+        Segmenter(tiny_weights, "gpu!")
+    with pytest.raises(GaborSegError, match="CUDA devices"):
+        Segmenter(tiny_weights, "cuda:99")
+    with pytest.raises(WeightsError, match="nothing.safetensors"):
+        Segmenter("nothing.safetensors")
+
+
+def test_a_small_brain_is_looked_at_again(tiny_weights, monkeypatch):
+    """A network that finds exactly the bright voxels: over a wide field of view the cube closes in on them."""
+    segmenter = Segmenter(tiny_weights, "cpu")
+    looks = []
+
+    def bright(cube, report):
+        looks.append(cube)
+        found = (cube > 50).float()
+        return torch.stack([1 - found, found] + [torch.zeros_like(found)] * 18)
+
+    monkeypatch.setattr(segmenter, "scores", bright)
+    scan = np.zeros((120, 100, 110), dtype=np.float32)
+    scan[70:106, 20:50, 60:96] = 100
+    result = segmenter.segment(Image(scan, np.diag([-1.0, 1.0, 1.0, 1.0])))
+    assert len(looks) == 2
+    assert result.provenance["cube_spacing_mm"] == pytest.approx(36 / module.BRAIN_SHARE / 32, rel=0.12)
+    truth = scan > 0
+    assert 2 * (truth & (result.labels == 1)).sum() / (truth.sum() + (result.labels == 1).sum()) > 0.95
+
+
+def test_out_of_memory_falls_back_to_the_cpu_only_if_the_device_is_auto(tiny_weights, monkeypatch):
+    expected = Segmenter(tiny_weights, "cpu").segment(made_image()).labels
+    for device in ("auto", "cpu"):
+        segmenter = Segmenter(tiny_weights, device)
+        network, calls = segmenter.network, []
+
+        class Failing(torch.nn.Module):
+            def forward(self, x):
+                calls.append(x)
+                if len(calls) == 1:
+                    raise torch.OutOfMemoryError("made for this test")
+                return network(x)
+
+        segmenter.network = Failing()
+        events = []
+        if device == "auto":
+            assert np.array_equal(segmenter.segment(made_image(), events.append).labels, expected)
+            assert any("going on with the CPU" in event.get("message", "") for event in events)
+        else:
+            with pytest.raises(GaborSegError, match="choose the device cpu"):
+                segmenter.segment(made_image())
+
+
+@pytest.mark.parametrize("variant", list(bundled_weights()))
+def test_bundled_weights_open_and_say_what_they_are(variant):
+    card = load_weights(bundled_weights()[variant]).card
+    assert card["variant"] == variant
+    assert len(card["structures"]) == 19
+    for key in ("training", "licence", "scores", "versions", "limits"):
+        assert card[key], key
