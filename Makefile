@@ -3,13 +3,16 @@ PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 demo: .venv/.demo
 	.venv/bin/python -m GaborSegLib.demo --output demo $(if $(SCAN),"$(SCAN)")
 
 test: .venv/.test
 	.venv/bin/python -m pytest
+
+bench: .venv/.test
+	.venv/bin/python Testing/benchmarks/inference.py
 
 clean:
 	rm -rf .venv demo

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from . import __version__
@@ -345,14 +345,15 @@ class Trainer:
         metadata["validation"] = json.dumps([case.id for case in self.validation])
         metadata["training"] = json.dumps([case.id for case in self.training])
         with replacing(self.output / SNAPSHOT) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            temporary.write_bytes(save(tensors, metadata))  # not save_file, whose errors are not the system's
 
     def _load_snapshot(self):
         path = self.output / SNAPSHOT
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                # Copied, because what is read may be mapped to the file, which the next snapshot replaces.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             options = json.loads(metadata["options"])
             progress = Progress(**json.loads(metadata["progress"]))
             cases = [json.loads(metadata[key]) for key in ("training", "validation")]

@@ -92,13 +92,16 @@ def load_weights(path):
         card = _card(path, file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     try:
-        network = build_network(**{key: card[key] for key in NETWORK_KEYS}, dropout=0.0)
+        with torch.device("meta"):  # shapes without memory: a wrong card may ask for a network of any size
+            network = build_network(**{key: card[key] for key in NETWORK_KEYS}, dropout=0.0)
     except (ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path}: its card describes no network that this program can build: {error}") from error
     _check_tensors(path, tensors, network.state_dict())
     if checksum(tensors) != card["sha256"]:
-        raise WeightsError(f"{path}: the weights do not have the checksum in the card; the file is damaged, get it again")
-    network.load_state_dict(tensors)
+        raise WeightsError(f"{path}: the weights do not have the card's checksum; the file is damaged, get it again")
+    # Copies, because what was read from a float32 file may still be mapped to that file.
+    tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    network.load_state_dict(tensors, assign=True)
     return Weights(network.eval(), card, Path(path))
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
+
+# Small tensors gain nothing from more threads, and sums depend on how many share them: runs that are compared must agree.
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("GABORSEG_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -48,8 +52,6 @@ def data_set(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory):
     """Path of a mixed weight file with 4 base channels and a 32^3 cube, not trained: its labels are noise, but fixed."""
-    import torch
-
     from GaborSegLib.network import build_network
     from GaborSegLib.structures import paper_structures
     from GaborSegLib.weights import save_weights

@@ -80,7 +80,7 @@ def test_gradcheck_of_all_parameters():
 
 @pytest.mark.parametrize("part", [1, 3 * 5**3, gabor.PART_ELEMENTS])
 def test_layer_gradients(monkeypatch, part):
-    """Kernel, convolution, scalar: as autograd through the direct evaluation, however many kernels are done at a time."""
+    """Through kernel and convolution: as through the direct evaluation, however many kernels are done at a time."""
     monkeypatch.setattr(gabor, "PART_ELEMENTS", part)
     parameters = random_parameters(4, 2)
     layer = layer_with(parameters, 5)

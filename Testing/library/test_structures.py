@@ -8,9 +8,9 @@ import pytest
 from GaborSegLib.structures import named_structures, paper_structures
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE_1A = """Cerebral grey, 3rd ventricle, 4th ventricle, Brainstem, CVL I-V, CVL VI-VII, CVL VIII-X, Accumbens, Amygdala,
-    Caudate, Cerebellar grey, Cerebellar white, Cerebral white, Hippocampus, Inf. lateral vent., Lateral ventricle,
-    Pallidum, Putamen, Thalamus"""
+TABLE_1A = """Cerebral grey, 3rd ventricle, 4th ventricle, Brainstem, CVL I-V, CVL VI-VII, CVL VIII-X, Accumbens,
+    Amygdala, Caudate, Cerebellar grey, Cerebellar white, Cerebral white, Hippocampus, Inf. lateral vent.,
+    Lateral ventricle, Pallidum, Putamen, Thalamus"""
 
 
 def test_the_papers_structures():

@@ -63,11 +63,16 @@ def test_float16_roundtrip(path, network):
 
 
 def test_float32_roundtrip(tmp_path, network):
+    """Exact, and of its own once it is loaded: what happens to the file does not matter any more."""
     path = tmp_path / "new folder" / "exact.safetensors"
     save_weights(path, network, CARD, dtype=torch.float32)
+    loaded = load_weights(path).network
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
     image = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
-        assert torch.equal(load_weights(path).network(image), network.eval()(image))
+        assert torch.equal(loaded(image), network.eval()(image))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_card(path):
@@ -80,12 +85,11 @@ def test_card(path):
 
 
 def test_any_length_of_card(tmp_path, network):
-    """A file starts with its header's length: 0x80 there, as in a pickle, or "PK", as in a zip, is no reason to refuse."""
+    """A file starts with its header's length, which may be 0x80, as in a pickle, or "PK", as in a zip."""
     path = tmp_path / "a.safetensors"
     save_weights(path, network, CARD)
     length = int.from_bytes(path.read_bytes()[:8], "little")
     for wanted in (length // 256 * 256 + 256 + 0x80, 0x14B50):
-        # The header is filled up to a multiple of 8, hence any of seven lengths less would do as well.
         save_weights(path, network, {**CARD, "comment": "x" * (wanted - length - len(r', \"comment\": \"\"'))})
         assert int.from_bytes(path.read_bytes()[:8], "little") == wanted
         assert read_card(path)["comment"].startswith("x")
@@ -185,6 +189,7 @@ def truncated(size):
         (additional_tensor, "lacks 0 of the network's weights and has 1 others, such as other"),
         (wrong_shape, r"outputs.0.weight has the shape \(3, 3, 1, 1, 1\), .* needs \(3, 4, 1, 1, 1\)"),
         (changed_card(base_channels=8), "has the shape"),
+        (changed_card(base_channels=40_000), "has the shape"),  # terabytes, if it were built first
         (changed_bit, "checksum"),
         (swapped_tensors, "checksum"),
         (changed_card(sha256="0" * 64), "checksum"),
