@@ -138,27 +138,38 @@ def _segment(options, report):
         for kind, file in files.items():
             check_output(file, WRITABLE if kind == "labels" else (split_extension(file)[1],))
 
-    from .segmenter import Segmenter, read_image
-    from .volumes import volumes_table
+    from .segmenter import Segmenter
 
     segmenter = Segmenter(options.weights, options.device)
+    failed = 0
     for scan, files in zip(options.scans, outputs):
-        image = read_image(scan)
-        result = segmenter.segment(image, report)
-        result.save(files["labels"])
-        if "seg_nrrd" in files:
-            result.save(files["seg_nrrd"])
-        if "volumes" in files:
-            result.save_volumes(files["volumes"])
-        if "overview" in files:
-            result.save_overview(files["overview"], image)
-        files = {name: str(file) for name, file in files.items()}
-        if options.json:
-            report({"event": "result", "files": files, "volumes": result.volumes, "provenance": result.provenance})
-        else:
-            print(volumes_table(result.volumes))
-            print("\n".join(f"wrote {file}" for file in files.values()))
-    return 0
+        try:
+            _segment_one(segmenter, scan, files, options, report)
+        except GaborSegError as error:
+            # One bad scan of many is no reason to lose the others.
+            failed = _fail(options, report, error.code, str(error), 2)
+    return failed
+
+
+def _segment_one(segmenter, scan, files, options, report):
+    from .segmenter import read_image
+    from .volumes import volumes_table
+
+    image = read_image(scan)
+    result = segmenter.segment(image, report)
+    result.save(files["labels"])
+    if "seg_nrrd" in files:
+        result.save(files["seg_nrrd"])
+    if "volumes" in files:
+        result.save_volumes(files["volumes"])
+    if "overview" in files:
+        result.save_overview(files["overview"], image)
+    files = {name: str(file) for name, file in files.items()}
+    if options.json:
+        report({"event": "result", "files": files, "volumes": result.volumes, "provenance": result.provenance})
+    else:
+        print(volumes_table(result.volumes))
+        print("\n".join(f"wrote {file}" for file in files.values()))
 
 
 def _segment_outputs(options):
@@ -171,7 +182,8 @@ def _segment_outputs(options):
         raise OutputError(f"{output}: is one file, for {len(options.scans)} scans; name a folder")
     outputs = []
     for scan in options.scans:
-        stem = Path(split_extension(Path(scan).resolve())[0]).name
+        scan = Path(scan).resolve()
+        stem = scan.name if scan.is_dir() else Path(split_extension(scan)[0]).name
         folder = output.parent if is_file else output
         files = {"labels": output if is_file else folder / f"{stem}_labels.nii.gz"}
         if options.seg_nrrd:

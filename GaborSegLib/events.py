@@ -45,7 +45,8 @@ class Terminal:
 
         if self._bar is None or self._bar.desc != stage or self._bar.total != total:
             self.close()
-            self._bar = tqdm(desc=stage, total=total, leave=False, disable=None, bar_format="{desc}: {bar} {n_fmt}/{total_fmt} {remaining}")
+            form = "{desc} |{bar}| {n_fmt}/{total_fmt} {remaining}"
+            self._bar = tqdm(total=total, leave=False, disable=None, bar_format=form)
             self._bar.desc = stage
         self._bar.update(done - self._bar.n)
         if done >= total:

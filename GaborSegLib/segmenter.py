@@ -14,7 +14,7 @@ from .events import silent
 from .gabor import bake_kernels
 from .grid import Grid, normalise
 from .images import check_image, read_image, write_label_map
-from .structures import named_structures
+from .structures import named_structures, paper_structures
 from .volumes import structure_volumes, write_volumes
 from .weights import bundled_weights, load_weights
 
@@ -22,6 +22,8 @@ from .weights import bundled_weights, load_weights
 BRAIN_SHARE = 0.87
 # If it takes less than this in the cube over the whole scan, the scan is looked at again, closer.
 SMALLEST_BRAIN_SHARE = 0.8
+# All nineteen structures together, mL: adult brains lie well between these.
+SMALLEST_BRAIN, LARGEST_BRAIN = 600, 2000
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ class Segmenter:
             "seconds": round(time.monotonic() - started, 2),
         }
         volumes = structure_volumes(labels, image.affine, self.structures)
+        if self.card["structures"] == [structure.name for structure in paper_structures()]:
+            for message in _doubts(sum(volumes.values())):
+                report({"event": "warning", "message": f"{image.name}: {message}"})
         return Segmentation(labels, image.affine, self.structures, volumes, provenance)
 
     def _look(self, image, report):
@@ -177,6 +182,14 @@ def choose_device(name):
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise GaborSegError(f"{name}: {torch.cuda.device_count()} CUDA devices are here; use auto or cpu")
     return device
+
+
+def _doubts(total):
+    """Yield what is unlikely about a brain of so many mL."""
+    if total > LARGEST_BRAIN:
+        yield f"the structures add up to {total:.0f} mL, more than a brain has; if the skull is in the scan, remove it first"
+    elif total < SMALLEST_BRAIN:
+        yield f"the structures add up to {total:.0f} mL, less than a brain has; is this a T1 scan of a whole brain?"
 
 
 def _brain_part(scores, grid):

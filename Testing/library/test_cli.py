@@ -41,7 +41,7 @@ def test_json_is_one_event_a_line_and_nothing_else(scan, tiny_weights, tmp_path,
     status, text, _ = run(capsys, "segment", scan, "-o", tmp_path / "l.mgz", "--weights", tiny_weights, "--json")
     events = [json.loads(line) for line in text.splitlines()]
     assert status == 0
-    assert {event["event"] for event in events} == {"progress", "result"}
+    assert {event["event"] for event in events} == {"progress", "warning", "result"}  # untrained: an unlikely volume
     assert events[-1]["files"] == {"labels": str(tmp_path / "l.mgz")}
     assert set(events[-1]["volumes"]) >= {"Hippocampus", "Thalamus"}
 
@@ -56,6 +56,13 @@ def test_several_scans_go_into_one_folder(scan, tiny_weights, tmp_path, capsys):
     assert status == 2 and "name a folder" in error
     status, _, error = run(capsys, "segment", scan, scan, "-o", tmp_path / "y", "--weights", tiny_weights)
     assert status == 2 and "same name" in error and not (tmp_path / "y").exists()
+
+
+def test_one_bad_scan_of_several_does_not_lose_the_others(scan, tiny_weights, tmp_path, capsys):
+    bad = bad_scan("nan", tmp_path, scan)
+    status, _, error = run(capsys, "segment", bad, scan, "-o", tmp_path / "out", "--weights", tiny_weights)
+    assert status == 2 and str(bad) in error
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["scan_labels.nii.gz"]
 
 
 def bad_scan(kind, tmp_path, scan):
