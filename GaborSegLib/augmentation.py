@@ -125,8 +125,9 @@ def _change_intensity(image, settings, generator):
     if settings.contrast:
         image = image.clamp(min=0) ** math.exp(contrast * settings.contrast)
     if settings.bias:
-        ramps = [torch.linspace(-1, 1, s) * float(f) for s, f in zip(image.shape, field)]
-        image = image * torch.exp(settings.bias * (ramps[0][:, None, None] + ramps[1][:, None] + ramps[2])).to(image.device)
+        z, y, x = [torch.linspace(-1, 1, s) * float(f) for s, f in zip(image.shape, field)]
+        image = image * torch.exp(settings.bias * (z[:, None, None] + y[:, None] + x)).to(image.device)
     if settings.noise:
-        image = image + abs(float(amount)) * settings.noise * torch.randn(image.shape, generator=generator).to(image.device)
+        noise = torch.randn(image.shape, generator=generator).to(image.device)
+        image = image + abs(float(amount)) * settings.noise * noise
     return image

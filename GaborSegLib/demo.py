@@ -34,7 +34,8 @@ def _demo(scan, folder, weights):
     result.save_volumes(files[2])
     result.save_overview(files[3], image)
     print(volumes_table(result.volumes))
-    print(f"\n{result.provenance['seconds']:.1f} s to segment, {time.monotonic() - started:.1f} s with pictures and start")
+    total = time.monotonic() - started
+    print(f"\n{result.provenance['seconds']:.1f} s to segment, {total:.1f} s with pictures and start")
     print("\n".join(f"wrote {file}" for file in files))
 
 

@@ -1,4 +1,4 @@
-"""How well a network does on labelled scans: on the network's cube, as the paper reports, and on the scans' own grids."""
+"""How well a network does on labelled scans: on the network's cube, as in the paper, and on the scans' own grids."""
 
 import numpy as np
 

@@ -15,7 +15,7 @@ import torch
 SIZE = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """A cube of `size`^3 voxels laid over a scan.
 

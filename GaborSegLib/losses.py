@@ -29,7 +29,17 @@ def _prepare(scores, target):
     return scores.to(dtype).flatten(2), one_hot.to(dtype).flatten(2)
 
 
-class PCCLoss(nn.Module):
+class _Loss(nn.Module):
+    def __init__(self, epsilon=EPSILON):
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, scores, target):
+        with torch.autocast(scores.device.type, enabled=False):
+            return self._compute(*_prepare(scores, target))
+
+
+class PCCLoss(_Loss):
     r"""Pearson's correlation coefficient as a loss, Eq. (4): 0 perfect, 0.5 random, 1 total disagreement.
 
     .. math::
@@ -40,22 +50,16 @@ class PCCLoss(nn.Module):
     A label that is absent and predicted absent gives exactly 0.5. See the module for shapes and types.
     """
 
-    def __init__(self, epsilon=EPSILON):
-        super().__init__()
-        self.epsilon = epsilon
-
-    def forward(self, scores, target):
-        with torch.autocast(scores.device.type, enabled=False):
-            scores, target = _prepare(scores, target)
-            scores = scores - scores.mean(dim=2, keepdim=True)
-            target = target - target.mean(dim=2, keepdim=True)
-            covariance = (scores * target).sum(dim=2)
-            variances = scores.square().sum(dim=2) * target.square().sum(dim=2)
-            correlation = covariance / torch.sqrt(variances + self.epsilon)
-            return (0.5 * (1 - correlation)).mean()
+    def _compute(self, scores, target):
+        scores = scores - scores.mean(dim=2, keepdim=True)
+        target = target - target.mean(dim=2, keepdim=True)
+        covariance = (scores * target).sum(dim=2)
+        variances = scores.square().sum(dim=2) * target.square().sum(dim=2)
+        correlation = covariance / torch.sqrt(variances + self.epsilon)
+        return (0.5 * (1 - correlation)).mean()
 
 
-class DiceLoss(nn.Module):
+class DiceLoss(_Loss):
     r"""Dice loss, Eq. (5).
 
     .. math::
@@ -64,32 +68,20 @@ class DiceLoss(nn.Module):
     See the module for shapes and types.
     """
 
-    def __init__(self, epsilon=EPSILON):
-        super().__init__()
-        self.epsilon = epsilon
-
-    def forward(self, scores, target):
-        with torch.autocast(scores.device.type, enabled=False):
-            scores, target = _prepare(scores, target)
-            intersection = (scores * target).sum(dim=2)
-            total = (scores + target).sum(dim=2)
-            return (1 - (2 * intersection + self.epsilon) / (total + self.epsilon)).mean()
+    def _compute(self, scores, target):
+        intersection = (scores * target).sum(dim=2)
+        total = (scores + target).sum(dim=2)
+        return (1 - (2 * intersection + self.epsilon) / (total + self.epsilon)).mean()
 
 
-class CrossEntropyLoss(nn.Module):
+class CrossEntropyLoss(_Loss):
     r"""Categorical cross-entropy of the scores: the mean over voxels and images of :math:`-\sum_l y_l \ln p_l`.
 
     Scores below `epsilon` count as `epsilon`. See the module for shapes and types.
     """
 
-    def __init__(self, epsilon=EPSILON):
-        super().__init__()
-        self.epsilon = epsilon
-
-    def forward(self, scores, target):
-        with torch.autocast(scores.device.type, enabled=False):
-            scores, target = _prepare(scores, target)
-            return -(target * scores.clamp(min=self.epsilon).log()).sum(dim=1).mean()
+    def _compute(self, scores, target):
+        return -(target * scores.clamp(min=self.epsilon).log()).sum(dim=1).mean()
 
 
 LOSSES = {"pcc": PCCLoss, "dice": DiceLoss, "cross-entropy": CrossEntropyLoss}

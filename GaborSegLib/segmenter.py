@@ -187,7 +187,7 @@ def choose_device(name):
 def _doubts(total):
     """Yield what is unlikely about a brain of so many mL."""
     if total > LARGEST_BRAIN:
-        yield f"the structures add up to {total:.0f} mL, more than a brain has; if the skull is in the scan, remove it first"
+        yield f"the structures add up to {total:.0f} mL, more than a brain has; if it has its skull, remove that first"
     elif total < SMALLEST_BRAIN:
         yield f"the structures add up to {total:.0f} mL, less than a brain has; is this a T1 scan of a whole brain?"
 

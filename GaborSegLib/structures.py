@@ -35,7 +35,7 @@ def paper_structures():
 
 
 def named_structures(names):
-    """A list of `Structure` for any names: labels count from 1; the paper's names keep their colours, others get one."""
+    """A list of `Structure` for any names: labels count from 1; the paper's keep their colours, others get one."""
     colours = {structure.name: structure.colour for structure in paper_structures()}
     return [Structure(i, name, colours.get(name) or _other_colour(i)) for i, name in enumerate(names, start=1)]
 

@@ -1,4 +1,4 @@
-"""Training (Wong & Moradi 2022, Section 2.4): a run that can be stopped at any moment and goes on as if it had not been.
+"""Training (Wong & Moradi 2022, Section 2.4): a run that can be stopped at any moment and goes on as if it were not.
 
 All random numbers follow from the seed, the epoch and the step, so a snapshot holds only the weights, the optimiser's
 state and the place in the run.
@@ -329,7 +329,7 @@ class Trainer:
             fitting = {k: v for k, v in fitting.items() if not k.startswith("outputs.")}
         lost = [k for k in own if k not in fitting and not k.startswith("outputs.")]
         if lost:
-            raise TrainingError(f"{path}: {lost[0]} has another shape than in this run; channels and kernels must agree")
+            raise TrainingError(f"{path}: {lost[0]} has another shape here; channels and kernel sizes must agree")
         own.update(fitting)
         self.network.load_state_dict(own)
         if not kept_output:

@@ -1,0 +1,85 @@
+"""The bundled networks on real brains: the average brain that nilearn ships, and labelled scans where they are there."""
+
+import os
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from GaborSegLib.dataset import find_data
+from GaborSegLib.evaluation import evaluate
+from GaborSegLib.images import Image
+from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.weights import bundled_weights
+
+BUNDLED = sorted(bundled_weights())
+
+
+@pytest.fixture(autouse=True)
+def all_threads():
+    """These networks are of full size: let them have the machine."""
+    torch.set_num_threads(os.cpu_count())
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def average_brain():
+    pytest.importorskip("nilearn")
+    from GaborSegLib.demo import icbm152
+
+    return icbm152()
+
+
+@pytest.fixture(scope="module")
+def segmented(average_brain):
+    return Segmenter("mixed", "cpu").segment(average_brain)
+
+
+def dice_of_each(first, second):
+    labels = [label for label in np.unique(first) if label]
+    return [2 * ((first == n) & (second == n)).sum() / ((first == n).sum() + (second == n).sum()) for n in labels]
+
+
+def test_the_average_brain_has_plausible_volumes(segmented):
+    """Ranges in mL around what atlases of healthy adults give for both sides together; the ICBM152 brain is large."""
+    ranges = {
+        "Cerebral grey": (450, 1050), "Cerebral white": (350, 850), "Cerebellar grey": (70, 170), "Brainstem": (15, 45),
+        "Thalamus": (9, 24), "Hippocampus": (4, 13), "Putamen": (6, 15), "Caudate": (4, 13), "Lateral ventricle": (5, 50),
+    }
+    assert {name: segmented.volumes[name] for name, (low, high) in ranges.items()
+            if not low < segmented.volumes[name] < high} == {}
+    assert all(volume > 0 for volume in segmented.volumes.values())
+
+
+def test_left_and_right_of_a_symmetric_brain_agree(average_brain, segmented):
+    """The template is symmetric, and so is its grid: mirrored labels lie on labels."""
+    assert np.allclose(average_brain.affine[:3, :3], np.eye(3)) and average_brain.affine[0, 3] == -98
+    assert np.mean(dice_of_each(segmented.labels, segmented.labels[::-1])) > 0.85
+
+
+@pytest.mark.parametrize("codes", ["LPI", "PSR", "ILA"])
+def test_axis_orders_and_flips_of_the_average_brain(codes, average_brain, segmented):
+    """Every order and flip is tried on a small scan in test_segmenter.py; here some with a trained network."""
+    orientation = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(codes)
+    )
+    array = nibabel.apply_orientation(average_brain.array, orientation)
+    affine = average_brain.affine @ nibabel.orientations.inv_ornt_aff(orientation, average_brain.array.shape)
+    result = Segmenter("mixed", "cpu").segment(Image(array, affine))
+    back = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt(codes), nibabel.orientations.axcodes2ornt("RAS")
+    )
+    assert min(dice_of_each(segmented.labels, nibabel.apply_orientation(result.labels, back))) > 0.98
+
+
+@pytest.mark.parametrize("variant", BUNDLED)
+def test_a_validation_scan_scores_what_the_card_says(variant, real_data):
+    segmenter = Segmenter(variant, "cpu")
+    data = find_data(real_data)
+    scan = segmenter.card["scores"]["validation"]["scans"][0]
+    on_cube, on_scan = evaluate(segmenter, data.select([scan])[:1], data.table)
+    for rows, key in ((on_cube, "dice_mean"), (on_scan, "dice_mean_scan_grid")):
+        mean = np.mean([row["dice"] for row in rows])
+        assert mean == pytest.approx(segmenter.card["scores"]["validation"][key], abs=0.05)
