@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 SIZE = 128
+# What is brighter than this share of the mean of tissue is not background.
+CONTENT_LEVEL = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +177,18 @@ class Grid:
 def _along(matrix, array, axis):
     """Multiply `matrix` (m, n) onto one axis (of n) of a tensor."""
     return torch.tensordot(matrix, array, dims=([1], [axis])).movedim(0, axis)
+
+
+def content(cube):
+    """The part of a cube from `normalise` that is not background, three slices along z, y, x, with a voxel around it.
+
+    All of the cube if there is nothing in it.
+    """
+    found = (cube > CONTENT_LEVEL).nonzero()
+    if not len(found):
+        return tuple(slice(0, size) for size in cube.shape)
+    low, high = (found.min(dim=0).values - 1).clamp(min=0), found.max(dim=0).values + 2
+    return tuple(slice(int(first), min(int(last), size)) for first, last, size in zip(low, high, cube.shape))
 
 
 def normalise(cube):

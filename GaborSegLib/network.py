@@ -5,8 +5,10 @@ from torch import nn
 from torch.nn import functional
 
 from .gabor import GaborConv3d
+from .grid import content
 
 VARIANTS = ("conventional", "gabor", "mixed")
+FIELDS = ("cube", "content")
 
 # Spatial convolutions of a block at each level, finest first. With 12 channels doubling from level to level this meets
 # the paper's five parameter counts (Section 3.2).
@@ -62,6 +64,29 @@ def build_network(
         return GaborConv3d(inputs, outputs, gabor_kernel_size)
 
     return SegmentationNetwork(convolution, in_channels, classes, base_channels, dropout)
+
+
+def cube_scores(network, cube, field):
+    """Class scores of one cube.
+
+    Args:
+        network: from `build_network`, in evaluation mode.
+        cube: (D, H, W), from `grid.normalise`, on the network's device.
+        field: what the network sees: `cube` for all of it; `content` for the box around what is not background, which
+            a network trained on small cubes needs: these were never as empty as a whole scan's cube, and group
+            normalisation takes its mean and variance from all that is seen. Outside of the box all is background.
+
+    Returns:
+        (C, D, H, W), on the network's device.
+    """
+    if field == "cube":
+        return network(cube[None, None])[0]
+    part = content(cube)
+    inside = network(cube[part][None, None])[0]
+    scores = inside.new_zeros(len(inside), *cube.shape)
+    scores[0] = 1
+    scores[(slice(None), *part)] = inside
+    return scores
 
 
 class Block(nn.Module):

@@ -14,6 +14,7 @@ from .events import silent
 from .gabor import bake_kernels
 from .grid import Grid, normalise
 from .images import check_image, read_image, write_label_map
+from .network import cube_scores
 from .structures import named_structures, paper_structures
 from .volumes import structure_volumes, write_volumes
 from .weights import bundled_weights, load_weights
@@ -147,9 +148,9 @@ class Segmenter:
     @torch.inference_mode()
     def scores(self, cube, report=silent):
         """Class scores (C, D, H, W) of a cube (D, H, W) of the scan's own intensities, axes z, y, x."""
-        cube = normalise(cube)[None, None]
+        cube = normalise(cube)
         try:
-            return self.network(cube.to(self.device))[0].cpu()
+            return cube_scores(self.network, cube.to(self.device), self.card["field"]).cpu()
         except torch.OutOfMemoryError as error:
             if not self.falls_back:
                 raise GaborSegError(
@@ -158,7 +159,7 @@ class Segmenter:
         report({"event": "warning", "message": f"{self.device} is out of memory; going on with the CPU"})
         self.device = torch.device("cpu")
         self.network.to(self.device)
-        return self.network(cube)[0]
+        return cube_scores(self.network, cube, self.card["field"])
 
 
 def weights_path(weights):

@@ -29,7 +29,7 @@ from .grid import SIZE
 from .images import replacing
 from .losses import LOSSES
 from .metrics import dice
-from .network import build_network
+from .network import build_network, cube_scores
 from .weights import load_weights, save_weights
 
 SNAPSHOT = "last.safetensors"
@@ -254,7 +254,8 @@ class Trainer:
                 {"event": "progress", "stage": "Validation", "done": done, "total": len(self.validation_stems)}
             )
             image, labels = load_prepared(stem)
-            prediction = self.network(image[None, None].to(self.device))[0].argmax(dim=0).cpu().numpy()
+            scores = cube_scores(self.network, image.to(self.device), field_of(self.options))
+            prediction = scores.argmax(dim=0).cpu().numpy()
             rows.append(dice(prediction, labels.numpy(), range(1, len(self.names) + 1)))
         return np.nanmean(rows, axis=0)
 
@@ -297,6 +298,7 @@ class Trainer:
             "base_channels": options.base_channels,
             "structures": list(self.names),
             "grid_size": options.grid_size,
+            "field": field_of(options),
             "training": {
                 "data": self.data_name,
                 "scans": [case.id for case in self.training],
@@ -380,6 +382,11 @@ class Trainer:
 
 def _with_prefix(tensors, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def field_of(options):
+    """What a network trained like this is to see of a scan; see `network.cube_scores`."""
+    return "content" if options.patch else "cube"
 
 
 def learning_rate(options, step, steps):

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from .errors import WeightsError
 from .images import replacing
-from .network import VARIANTS, build_network
+from .network import FIELDS, VARIANTS, build_network
 from .structures import resource_path
 
 FORMAT = 1
@@ -20,7 +20,7 @@ METADATA_KEY = "gaborseg"
 NETWORK_KEYS = (
     "variant", "conventional_kernel_size", "gabor_kernel_size", "in_channels", "classes", "base_channels"
 )
-NEEDED_KEYS = ("format", "sha256", "structures", "grid_size", *NETWORK_KEYS)
+NEEDED_KEYS = ("format", "sha256", "structures", "grid_size", "field", *NETWORK_KEYS)
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def save_weights(path, network, card, dtype=torch.float16):
     Args:
         path: a name that ends in `.safetensors`.
         network: from `build_network`.
-        card: dictionary with `structures` (names in order), `grid_size` and `NETWORK_KEYS`; whatever else it holds
-            (training, licence, scores, versions) is kept. `format` and `sha256` are filled in.
+        card: dictionary with `structures` (names in order), `grid_size`, `field` (see `network.cube_scores`) and
+            `NETWORK_KEYS`; whatever else it holds (training, licence, scores, versions) is kept. `format` and `sha256`
+            are filled in.
         dtype: how the weights are stored; float16 halves the file.
 
     Raises:
@@ -149,6 +150,8 @@ def _card(path, file):
             f"{path}: its card names {count} structures for {card['classes']} classes; "
             "there must be one class more, the background"
         )
+    if card["field"] not in FIELDS:
+        raise WeightsError(f"{path}: its card has the field {card['field']!r}; this program knows {' and '.join(FIELDS)}")
     return card
 
 

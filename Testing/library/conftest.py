@@ -66,6 +66,7 @@ def tiny_weights(tmp_path_factory):
         "base_channels": 4,
         "structures": [structure.name for structure in paper_structures()],
         "grid_size": 32,
+        "field": "cube",
     }
     network = build_network("mixed", gabor_kernel_size=3, base_channels=4)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from GaborSegLib.gabor import GaborConv3d
-from GaborSegLib.network import VARIANTS, build_network
+from GaborSegLib.network import VARIANTS, build_network, cube_scores
 
 
 def small(variant="mixed", **options):
@@ -127,3 +127,21 @@ def test_dropout_is_of_whole_channels():
     dropped = (trained == 0).all(dim=2)
     assert 10 < dropped.sum() < 54  # of 64, half of them expected
     torch.testing.assert_close(trained, torch.where(dropped[..., None], 0, 2 * evaluated))
+
+
+def test_scores_of_the_content_alone():
+    """`content` shows the network the box around what is not background, and calls the rest background."""
+    network = build_network("conventional", classes=3, base_channels=4, dropout=0.0).eval()
+    cube = torch.zeros(32, 32, 32)
+    cube[5:25, 3:30, 10:27] = torch.rand(20, 27, 17) + 0.5
+    with torch.no_grad():
+        scores = cube_scores(network, cube, "content")
+        inside = network(cube[None, None, 4:26, 2:31, 9:28])[0]
+        whole = cube_scores(network, cube, "cube")
+        assert torch.equal(whole, network(cube[None, None])[0])
+    assert torch.equal(scores[:, 4:26, 2:31, 9:28], inside)
+    outside = torch.ones(32, 32, 32, dtype=torch.bool)
+    outside[4:26, 2:31, 9:28] = False
+    assert (scores[0, outside] == 1).all() and (scores[1:, outside] == 0).all()
+    with torch.no_grad():  # an empty cube is shown whole
+        assert cube_scores(network, torch.zeros(32, 32, 32), "content").shape == (3, 32, 32, 32)

@@ -78,6 +78,7 @@ def test_writes_what_it_says(data_set, tmp_path):
     epochs = [event for event in events if event["event"] == "epoch"]
     assert len(epochs) == 3 and epochs[-1]["loss"] == pytest.approx(float(rows[-1]["loss"]))
     card = load_weights(tmp_path / "run" / BEST).card
+    assert card["field"] == "content"  # it was trained on cubes of 16^3
     assert card["structures"] == ["Shell", "Core", "Left ball"]
     assert card["training"]["scans"] == ["s0", "s2", "s3", "s4", "s5"]
     assert card["scores"]["validation"]["scans"] == ["s1"]

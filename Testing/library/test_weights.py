@@ -22,7 +22,10 @@ NETWORK = {
     "classes": 3,
     "base_channels": 4,
 }
-CARD = {**NETWORK, "structures": ["Thalamus", "Nucléus"], "grid_size": 32, "licence": "MIT", "scores": {"dice": 0.8}}
+CARD = {
+    **NETWORK, "structures": ["Thalamus", "Nucléus"], "grid_size": 32, "field": "cube", "licence": "MIT",
+    "scores": {"dice": 0.8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,7 @@ def truncated(size):
         (unreadable_card, "card cannot be read"),
         (card_is_a_list, "got format None"),
         (changed_card(sha256=None, grid_size=None), "card lacks sha256, grid_size"),
+        (changed_card(field="head"), "field 'head'"),
         (changed_card(variant=None), "card lacks variant"),
         (changed_card(structures=["Thalamus"]), "names 1 structures for 3 classes"),
         (changed_card(structures=7), "names 0 structures for 3 classes"),
