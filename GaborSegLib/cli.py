@@ -5,6 +5,7 @@ What torch is needed for is imported where it is needed, so that `--help` and mi
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -22,6 +23,9 @@ def main(arguments=None):
         return options.command(options, report)
     except GaborSegError as error:
         return _fail(options, report, error.code, str(error), 2)
+    except BrokenPipeError:  # whoever read the output (head, a pager) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _fail(options, report, "cancelled", "cancelled", 130)
     except Exception as error:
