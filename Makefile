@@ -3,7 +3,7 @@ PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench screenshots clean
 
 demo: .venv/.demo
 	.venv/bin/python -m GaborSegLib.demo --output demo $(if $(SCAN),"$(SCAN)")
@@ -13,6 +13,9 @@ test: .venv/.test
 
 bench: .venv/.test
 	.venv/bin/python Testing/benchmarks/inference.py
+
+screenshots: .venv/.test
+	.venv/bin/python Testing/panel/screenshots.py docs/images
 
 clean:
 	rm -rf .venv demo

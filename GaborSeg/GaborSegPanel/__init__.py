@@ -1,0 +1,23 @@
+"""The panel of GaborSeg: everything that touches slicer, qt, ctk or vtk. It never imports torch; see `worker`."""
+
+from pathlib import Path
+
+# Slicer's scripted modules stand in one folder: this one in a source tree, the installed one otherwise.
+MODULE_FOLDER = Path(__file__).resolve().parent.parent
+
+
+class PanelError(Exception):
+    """An error that the user can do something about; its text says what was got, what was wanted and what to do."""
+
+
+def beside_module(name):
+    """Path of the library or the resources: in the module's own folder (installed) or in its parent (source tree)."""
+    for folder in (MODULE_FOLDER, MODULE_FOLDER.parent):
+        if (folder / name).exists():
+            return folder / name
+    raise PanelError(f"{name}: is not in {MODULE_FOLDER} nor in the folder above; install the extension again")
+
+
+def resource(name):
+    """Path of a file in `Resources`."""
+    return beside_module("Resources") / name

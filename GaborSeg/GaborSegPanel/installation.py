@@ -1,0 +1,81 @@
+"""What is missing to compute with, and what would be installed. Nothing is installed without asking."""
+
+import slicer
+from slicer.i18n import tr as _
+
+from . import PanelError
+
+# The versions that the library needs; Slicer brings numpy and SimpleITK, which stay as they are.
+REQUIREMENTS = {
+    "torch": "torch>=2.5",
+    "nibabel": "nibabel>=5",
+    "safetensors": "safetensors>=0.4",
+    "numpy": "numpy>=1.24",
+    "SimpleITK": "SimpleITK>=2.2",
+}
+
+
+def ask_and_install(missing, interpreter):
+    """Install packages into Slicer's Python if the user agrees.
+
+    Args:
+        missing: names of packages.
+        interpreter: path of the worker's Python; "" for Slicer's own, the only one that is ever changed.
+
+    Raises:
+        PanelError: nothing was installed; says why and what to do.
+    """
+    names = ", ".join(missing)
+    requirements = [REQUIREMENTS[name] for name in missing]
+    by_hand = " ".join(f'"{requirement}"' for requirement in requirements)
+    if interpreter:
+        raise PanelError(
+            _("{python} lacks {names}. In a terminal, run: \"{python}\" -m pip install {requirements}").format(
+                python=interpreter, names=names, requirements=by_hand
+            )
+        )
+    declined = _(
+        "These Python packages are missing: {names}. Install them when asked, or choose a Python that has them on the "
+        "Advanced tab."
+    ).format(names=names)
+    # As Slicer's own installer does: a test never changes the Python it runs in.
+    if slicer.app.testingEnabled():
+        raise PanelError(declined)
+    question = _(
+        "GaborSeg needs these Python packages, which Slicer's Python lacks: {names}.\n\nThey will be downloaded and "
+        "installed into Slicer's Python; torch alone can take some gigabytes. To leave Slicer's Python as it is, "
+        "cancel and choose another Python on the Advanced tab."
+    ).format(names=names)
+    if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("GaborSeg: install packages")):
+        raise PanelError(declined)
+    try:
+        _install(requirements)
+    except Exception as error:  # pip, the network, PyTorchUtils: whatever failed there, the remedy is the same
+        raise PanelError(
+            _("The packages could not be installed: {error}. The Python console shows the log.").format(error=error)
+        ) from error
+
+
+def _install(requirements):
+    torch = REQUIREMENTS["torch"]
+    if torch in requirements and _install_torch(torch.removeprefix("torch")):
+        requirements = [requirement for requirement in requirements if requirement != torch]
+    if not requirements:
+        return
+    try:
+        from slicer.packaging import pip_install
+    except ImportError:  # Slicer before 5.11
+        slicer.util.pip_install(requirements)
+    else:
+        pip_install(requirements, requester="GaborSeg")  # shows its log while it runs
+
+
+def _install_torch(version):
+    """Let the PyTorch extension choose the build that fits the graphics card; False if it is not there."""
+    try:
+        from PyTorchUtils import PyTorchUtilsLogic
+    except ImportError:
+        return False
+    if PyTorchUtilsLogic().installTorch(torchVersionRequirement=version) is None:
+        raise PanelError(_("the PyTorch extension installed no torch"))
+    return True

@@ -1,0 +1,304 @@
+"""The module's self-test: a small synthetic brain, tiny weights, and the panel used as a person would use it.
+
+It needs the packages of the library, in Slicer's own Python or in the one that the environment variable GABORSEG_PYTHON
+names; no network, no data.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from . import parameters, results
+from .worker import make_temporary_folder, python_executable, remove_folder, worker_environment
+
+TIMEOUT = 300  # seconds for one step, on a very busy computer; a few are usual
+CELL, MARGIN = 10, 1  # voxels: edge of a structure, and of the empty space around all
+AFFINE = np.array([[-3.0, 0, 0, 60], [0, 0, 3, -60], [0, -3, 0, 70], [0, 0, 0, 1.0]])  # left, inferior, anterior
+
+# Makes weights that need no training: they tell structures by their brightness. Logit c is 2 m x - m^2 with the
+# brightness m of structure c, which is the largest for the m nearest to x.
+MAKE_WEIGHTS = """
+import sys
+import numpy as np
+import torch
+from GaborSegLib.grid import Grid, normalise
+from GaborSegLib.network import build_network
+from GaborSegLib.structures import paper_structures
+from GaborSegLib.weights import save_weights
+
+folder, variant = sys.argv[1:]
+with np.load(folder + "/brain.npz") as brain:
+    scan, labels, affine = brain["scan"], brain["labels"], brain["affine"]
+grid = Grid(scan.shape, affine, 32)
+cube, truth = normalise(grid.image_to_cube(scan)), grid.labels_to_cube(labels, 20)
+levels = torch.tensor([0.0] + [float(cube[truth == label].median()) for label in range(1, 20)])
+network = build_network(variant, base_channels=4)
+with torch.no_grad():
+    down, up = network.down[0], network.up[0]
+    for block in (down, up):
+        block.layers[1].weight.zero_()  # of the normalisation, which then gives its bias alone
+        block.layers[1].bias.zero_()
+        block.projection.weight.zero_()
+    down.projection.weight[0] = 1  # channel 0 is the brightness
+    down.layers[1].bias[1] = 1  # channel 1 is one
+    up.projection.weight[0, -4] = 1
+    up.projection.weight[1, -3] = 1
+    for output in network.outputs:
+        output.weight.zero_()
+    network.outputs[0].weight[:, 0, 0, 0, 0] = 400 * levels
+    network.outputs[0].weight[:, 1, 0, 0, 0] = -200 * levels ** 2
+card = dict(
+    variant=variant, conventional_kernel_size=3, gabor_kernel_size=7, in_channels=1, classes=20, base_channels=4,
+    grid_size=32, field="cube", structures=[structure.name for structure in paper_structures()],
+    licence="none, made by a test",
+)
+save_weights(f"{folder}/{variant}.safetensors", network, card, torch.float32)
+"""
+
+
+class SelfTest:
+    """Runs on a real module widget; puts the user's settings and the scene back at the end.
+
+    Args:
+        case: a unittest.TestCase, for its assertions.
+        widget: the GaborSegWidget.
+    """
+
+    def __init__(self, case, widget):
+        self.case, self.widget = case, widget
+        self.panel, self.ui = widget.panel, widget.ui
+        self.folder = make_temporary_folder()
+        self.errors = []
+        self.interpreter = os.environ.get("GABORSEG_PYTHON", "")
+        self._settings = {name: qt.QSettings().value(name) for name in _setting_names()}
+        self._former = self.panel.show_error
+        self.panel.show_error = self.errors.append
+
+    def run(self):
+        self.scan, self.labels = synthetic_brain()
+        self.weights = self.make_weights()
+        for step in (
+            self.no_volume, self.segment, self.results_are_right, self.scene_is_saved_and_restored, self.cancel,
+            self.bad_weights, self.worker_killed,
+        ):
+            started = time.monotonic()
+            step()
+            print(f"GaborSeg self-test: {step.__name__} {time.monotonic() - started:.1f} s")
+        self.case.assertEqual(self.leftovers(), [], "temporary folders are left")
+
+    def close(self):
+        self.panel.cancel()
+        self.panel.stop_check()
+        self.panel.show_error = self._former
+        for name in _setting_names():
+            qt.QSettings().remove(name)
+        for name, value in self._settings.items():
+            qt.QSettings().setValue(name, value)
+        remove_folder(self.folder)
+        slicer.mrmlScene.Clear()
+
+    # What a user does
+
+    def make_weights(self, variant="mixed"):
+        """Path of tiny weights for the synthetic brain; made where torch is, in a process of its own."""
+        np.savez(self.folder / "brain.npz", scan=self.scan, labels=self.labels, affine=AFFINE)
+        command = [python_executable(self.interpreter), "-c", MAKE_WEIGHTS, str(self.folder), variant]
+        process = subprocess.run(
+            command, env=worker_environment(self.interpreter), capture_output=True, text=True, errors="replace"
+        )
+        self.case.assertEqual(process.returncode, 0, process.stderr)
+        return self.folder / f"{variant}.safetensors"
+
+    def load_volume(self, name="Brain"):
+        volume = slicer.util.addVolumeFromArray(
+            np.ascontiguousarray(self.scan.T), ijkToRAS=AFFINE, name=name, nodeClassName="vtkMRMLScalarVolumeNode"
+        )
+        return volume
+
+    def choose(self, volume=None, weights=None):
+        """Set the panel: volume, Python, weights, CPU."""
+        self.widget.enter()
+        if volume is not None:
+            self.ui.inputSelector.setCurrentNode(volume)
+        self.panel.choices.interpreter = self.interpreter
+        self.panel.choose_weights(weights or self.weights)
+        self.ui.deviceBox.currentIndex = self.ui.deviceBox.findData("cpu")
+
+    def click_segment(self):
+        self.errors.clear()
+        self.ui.segmentButton.click()
+
+    def wait(self, condition, what):
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            self.case.assertLess(time.monotonic(), end, f"{what} did not happen in {TIMEOUT} s")
+            slicer.app.processEvents()
+            time.sleep(0.02)
+
+    def wait_for_end(self):
+        self.wait(lambda: self.panel.run is None, "the end of the run")
+
+    def wait_for_worker(self):
+        """Until the process that segments is at work."""
+        at_work = _("Loading the network...")
+        self.wait(lambda: self.panel.run is None or self.ui.statusLabel.text == at_work, "the start of the worker")
+        self.case.assertIsNotNone(self.panel.run, self.ui.statusLabel.text)
+
+    def leftovers(self):
+        return [name for name in os.listdir(self.folder.parent)
+                if name.startswith("GaborSeg-") and name != self.folder.name]
+
+    # The steps
+
+    def no_volume(self):
+        self.choose()
+        self.click_segment()
+        self.case.assertEqual(len(self.errors), 1)
+        self.case.assertIn("No volume", self.errors[0])
+        self.case.assertIsNone(self.panel.run)
+
+    def segment(self):
+        self.choose(self.load_volume())
+        self.case.assertEqual(self.panel.choices.variant, "mixed")
+        self.click_segment()
+        self.case.assertEqual(self.ui.segmentButton.text, _("Cancel"))
+        self.wait_for_end()
+        self.case.assertEqual(self.errors, [])
+        self.case.assertEqual(self.ui.segmentButton.text, _("Segment"))
+
+    def results_are_right(self):
+        node = self.panel.choices.outputSegmentation
+        volume = self.panel.choices.inputVolume
+        self.case.assertTrue(node.GetName().startswith(volume.GetName()))
+        colours, tags = results.structure_colours(), results.terminology_tags()
+        segmentation = node.GetSegmentation()
+        segments = [segmentation.GetNthSegment(i) for i in range(segmentation.GetNumberOfSegments())]
+        self.case.assertEqual([segment.GetName() for segment in segments], list(colours))
+        for segment in segments:
+            np.testing.assert_allclose(segment.GetColor(), colours[segment.GetName()], atol=1e-5)
+            self.case.assertEqual(_tag(segment), tags[segment.GetName()])
+        self.labels_are_right(node, volume)
+        self.case.assertTrue(segmentation.ContainsRepresentation(results.SURFACE))
+        display = node.GetDisplayNode()
+        self.case.assertTrue(display.GetVisibility() and display.GetVisibility3D())
+        for i, segment in enumerate(segments):
+            opacity = display.GetSegmentOpacity3D(segmentation.GetNthSegmentID(i))
+            self.case.assertEqual(opacity < 0.5, segment.GetName() in results.SEE_THROUGH)
+        self.volumes_are_right(node)
+
+    def labels_are_right(self, node, volume):
+        """Each structure is where the synthetic brain has it, in millimetres: nothing is moved or flipped."""
+        segmentation, truth = node.GetSegmentation(), self.labels_on(volume)
+        for i in range(segmentation.GetNumberOfSegments()):
+            found = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentation.GetNthSegmentID(i), volume) > 0
+            dice = 2 * np.sum(found & (truth == i + 1)) / (np.sum(found) + np.sum(truth == i + 1))
+            self.case.assertGreater(dice, 0.7, segmentation.GetNthSegment(i).GetName())
+
+    def labels_on(self, volume):
+        """The brain's labels (K, J, I) on a volume's voxels: Slicer turns left-handed volumes when it reads them."""
+        matrix = vtk.vtkMatrix4x4()
+        volume.GetIJKToRASMatrix(matrix)
+        to_brain = np.linalg.inv(AFFINE) @ slicer.util.arrayFromVTKMatrix(matrix)
+        indices = np.indices(volume.GetImageData().GetDimensions()).reshape(3, -1)
+        i, j, k = np.rint(to_brain[:3, :3] @ indices + to_brain[:3, 3:]).astype(int)
+        return self.labels[i, j, k].reshape(volume.GetImageData().GetDimensions()).T
+
+    def volumes_are_right(self, node):
+        rows = results.volume_rows(results.volumes_table(node))
+        cell = CELL**3 * 27 / 1000
+        self.case.assertEqual(len(rows), 19)
+        for name, volume, percent in rows:
+            self.case.assertAlmostEqual(float(volume), cell, delta=0.35 * cell, msg=name)
+        self.case.assertAlmostEqual(sum(float(percent) for name, volume, percent in rows), 100, delta=0.2)
+        self.case.assertEqual(self.ui.volumesTable.rowCount, 19)
+        facts = results.provenance(results.volumes_table(node))
+        self.case.assertEqual(facts["variant"], "mixed")
+        self.case.assertEqual(facts["device"], "cpu")
+        self.case.assertEqual(facts["weights_sha256"], parameters.read_card(self.weights)["sha256"])
+
+    def scene_is_saved_and_restored(self):
+        bundle = self.folder / "scene"
+        bundle.mkdir()
+        name = self.panel.choices.outputSegmentation.GetName()
+        self.case.assertTrue(slicer.mrmlScene.SaveSceneToSlicerDataBundleDirectory(str(bundle)))
+        slicer.mrmlScene.Clear()
+        self.case.assertIsNone(self.panel.choices.outputSegmentation)
+        slicer.mrmlScene.SetURL(str(bundle / "scene.mrml"))
+        self.case.assertTrue(slicer.mrmlScene.Connect())
+        self.widget.enter()
+        choices = self.panel.choices
+        self.case.assertEqual((choices.weights, choices.device), (str(self.weights), "cpu"))
+        self.case.assertEqual(choices.outputSegmentation.GetName(), name)
+        self.results_are_right()
+
+    def cancel(self):
+        before = _node_ids()
+        self.choose()
+        self.click_segment()
+        self.wait_for_worker()
+        started = time.monotonic()
+        self.ui.segmentButton.click()
+        self.case.assertLess(time.monotonic() - started, 2)
+        self.case.assertIsNone(self.panel.run)
+        self.case.assertEqual(self.errors, [])
+        self.case.assertEqual(_node_ids(), before)
+
+    def bad_weights(self):
+        damaged = self.folder / "damaged.safetensors"
+        damaged.write_bytes(self.weights.read_bytes()[:-1000])
+        self.choose(weights=damaged)
+        self.click_segment()
+        self.wait_for_end()
+        self.case.assertEqual(len(self.errors), 1)
+        self.case.assertIn("damaged", self.errors[0])
+
+    def worker_killed(self):
+        self.choose()
+        self.click_segment()
+        self.wait_for_worker()
+        _kill(self.panel.run.worker.process_id)
+        self.wait_for_end()
+        self.case.assertEqual(len(self.errors), 1)
+        self.case.assertIn(_("The worker"), self.errors[0])
+
+
+def synthetic_brain():
+    """(scan, labels), axes i, j, k: a cube of 3 x 3 x 3 cells without its corners, nineteen cells of own brightness."""
+    labels = np.zeros([3 * CELL + 2 * MARGIN] * 3, dtype=np.uint8)
+    label = 0
+    for cell in np.ndindex(3, 3, 3):
+        if all(index != 1 for index in cell):
+            continue
+        label += 1
+        labels[tuple(slice(MARGIN + index * CELL, MARGIN + (index + 1) * CELL) for index in cell)] = label
+    return np.where(labels, 100 + 10.0 * labels, 0).astype(np.float32), labels
+
+
+def _kill(process_id):
+    if sys.platform == "win32":
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process_id)], capture_output=True)
+    else:
+        os.killpg(process_id, signal.SIGKILL)
+
+
+def _node_ids():
+    nodes = slicer.mrmlScene.GetNodes()
+    return sorted(nodes.GetItemAsObject(i).GetID() for i in range(nodes.GetNumberOfItems()))
+
+
+def _setting_names():
+    return [name for name in qt.QSettings().allKeys() if name.startswith(parameters.SETTINGS)]
+
+
+def _tag(segment):
+    text = vtk.reference("")
+    segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)
+    return str(text)

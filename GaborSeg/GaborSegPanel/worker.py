@@ -1,0 +1,216 @@
+"""Runs `python -m GaborSegLib ...` beside Slicer, reads its events and ends it when asked.
+
+The process writes into two files that a timer looks at. So nothing has to be read by a thread (in Slicer they hardly
+get to run), no pipe can fill up, and what a dying process said last is still there.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import PanelError, beside_module
+
+INTERVAL_MS = 100
+LAST_LINES = 8  # of the log, shown when a worker dies without a word
+FULL_DISK = 1 << 20  # bytes; with less free, a worker can not even write its last words
+
+
+class Worker:
+    """One command of the library.
+
+    Args:
+        interpreter: path of a Python, or "" for Slicer's own.
+        arguments: of `python -m GaborSegLib`; `--json` is added.
+        folder: an existing folder for its output; the caller removes it.
+        on_event: called with each event (a dictionary) but `result` and `error`.
+        on_log: called with each line of its log.
+        on_end: called once at the end, with (result event, None) or (None, message); not after `stop`.
+    """
+
+    def __init__(self, interpreter, arguments, folder, on_event, on_log, on_end):
+        self._on_event, self._on_log, self._on_end = on_event, on_log, on_end
+        self._folder = Path(folder)
+        self._result = self._error = None
+        self._last_lines = []
+        command = [python_executable(interpreter), "-m", "GaborSegLib", *map(str, arguments), "--json"]
+        self._readers = [_Lines(self._folder / "events.txt"), _Lines(self._folder / "log.txt")]
+        self._process = _start(command, worker_environment(interpreter), *[reader.path for reader in self._readers])
+        self._timer = qt.QTimer()
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.connect("timeout()", self._poll)
+        self._timer.start()
+
+    @property
+    def process_id(self):
+        return self._process.pid
+
+    def stop(self):
+        """End the process and all that it started; safe to call at any time."""
+        self._timer.stop()
+        _end_tree(self._process)
+        self._close()
+
+    def _poll(self):
+        ended = self._process.poll() is not None  # asked first, so that nothing written before the end is missed
+        for line in self._readers[0].new_lines(ended):
+            self._event(line)
+            if not self._timer.active:
+                return  # stopped by whom the event was told
+        for line in self._readers[1].new_lines(ended):
+            self._log(line)
+        if ended and self._timer.active:
+            self._timer.stop()
+            _end_tree(self._process)  # whatever it may have left behind
+            self._close()
+            self._on_end(*self._outcome())
+
+    def _event(self, line):
+        try:
+            event = json.loads(line)
+            kind = event["event"]
+        except (ValueError, TypeError, KeyError):
+            self._log(line)  # some package printed it
+            return
+        if kind == "result":
+            self._result = event
+        elif kind == "error":
+            self._error = event
+        else:
+            self._on_event(event)
+
+    def _log(self, line):
+        self._last_lines = [*self._last_lines, line][-LAST_LINES:]
+        self._on_log(line)
+
+    def _outcome(self):
+        status = self._process.returncode
+        if status == 0 and self._result is not None:
+            return self._result, None
+        if self._error is not None:
+            return None, self._error["message"]
+        return None, "\n".join([_how_it_died(status, self._folder), *self._last_lines])
+
+    def _close(self):
+        for reader in self._readers:
+            reader.close()
+
+
+class _Lines:
+    """Reads a growing file line by line."""
+
+    def __init__(self, path):
+        self.path = path
+        path.touch()
+        self._file = open(path, "rb")
+        self._rest = b""
+
+    def new_lines(self, ended):
+        """The lines completed since the last call; at the end, an incomplete last one too."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        if ended and self._rest:
+            lines, self._rest = [*lines, self._rest], b""
+        # What drivers and libraries print need not be UTF-8.
+        return [line.decode("utf-8", errors="replace").rstrip("\r") for line in lines]
+
+    def close(self):
+        self._file.close()
+
+
+def python_executable(interpreter):
+    """The Python to start: the given one, or Slicer's own."""
+    if interpreter:
+        if not Path(interpreter).is_file():
+            raise PanelError(
+                _("{path}: there is no such Python; choose another one on the Advanced tab.").format(path=interpreter)
+            )
+        return str(interpreter)
+    found = shutil.which("PythonSlicer")
+    if found is None:
+        raise PanelError(_("PythonSlicer was not found beside Slicer; choose another Python on the Advanced tab."))
+    return found
+
+
+def worker_environment(interpreter):
+    """Environment variables for a worker: the library is found, its output is UTF-8.
+
+    Another Python than Slicer's must not see what Slicer's launcher has set (PYTHONHOME, library paths).
+    """
+    environment = dict(slicer.util.startupEnvironment() if interpreter else os.environ)
+    paths = [str(beside_module("GaborSegLib").parent), environment.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUTF8"] = "1"
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def make_temporary_folder():
+    """A new folder in Slicer's temporary folder."""
+    parent = slicer.app.temporaryPath
+    os.makedirs(parent, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="GaborSeg-", dir=parent))
+
+
+def remove_folder(folder):
+    """Remove a temporary folder; an ended process may hold its files for a moment longer on Windows."""
+    for _attempt in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.1)
+
+
+def _start(command, environment, output, log):
+    options = {"start_new_session": True}
+    if sys.platform == "win32":
+        options = {"creationflags": subprocess.CREATE_NO_WINDOW}
+    with open(output, "wb") as out, open(log, "wb") as err:
+        try:
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options
+            )
+        except OSError as error:
+            raise PanelError(
+                _("{path}: cannot be started ({reason}); choose another Python on the Advanced tab.")
+                .format(path=command[0], reason=error.strerror)
+            ) from error
+
+
+def _end_tree(process):
+    """End a process and its children: PythonSlicer is a launcher, and the work is done by its child."""
+    if sys.platform == "win32":
+        if process.poll() is None:
+            subprocess.run(
+                ["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True,
+                creationflags=subprocess.CREATE_NO_WINDOW,
+            )
+    else:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session, so the group holds nothing else
+        except (ProcessLookupError, PermissionError):
+            pass
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        pass  # stuck in a driver; it is dead for all that matters here
+
+
+def _how_it_died(status, folder):
+    if folder.is_dir() and shutil.disk_usage(folder).free < FULL_DISK:
+        return _("{folder}: the disk is full; make room on it and try again.").format(folder=folder.parent)
+    if status < 0:
+        text = _("The worker was ended from outside (signal {number}), as systems do when memory runs out; close other "
+                 "programs and try again. Its last lines:")
+    else:
+        text = _("The worker ended (status {number}) without saying why; the Advanced tab can check its Python. "
+                 "Its last lines:")
+    return text.format(number=abs(status))

@@ -1,0 +1,131 @@
+"""Pictures of the panel before and after a run, and of the 3D view, made in the test host: `make screenshots`.
+
+    python Testing/panel/screenshots.py docs/images [--weights FILE] [--scan FILE]
+
+Without --scan, the ICBM152 average brain that nilearn ships is segmented.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+TESTING = Path(__file__).resolve().parents[1]
+TIMEOUT = 900  # seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", help="weight file; default: the bundled one of the mixed variant")
+    parser.add_argument("--scan", help="NIfTI file")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    start_host()
+    widget = load_panel()
+    volume = load_scan(options.scan)
+    panel, ui = widget.panel, widget.ui
+    widget.enter()
+    panel.choices.interpreter = sys.executable
+    panel.choices.inputVolume = volume
+    panel.choose_weights(options.weights or "")
+    panel.check_environment()
+    wait(lambda: panel.environment is not None)
+    picture(widget, 0, options.folder / "panel-before.png")
+    picture(widget, 1, options.folder / "panel-advanced-before.png")
+    panel.show_error = sys.exit
+    ui.segmentButton.click()
+    wait(lambda: panel.run is None or ui.progressBar.value >= 3)
+    picture(widget, 0, options.folder / "panel-running.png")
+    wait(lambda: panel.run is None)
+    picture(widget, 0, options.folder / "panel-after.png")
+    picture(widget, 1, options.folder / "panel-advanced-after.png")
+    view_picture(options.folder / "view-3d.png")
+    panel.close()
+
+
+def start_host():
+    # Not through sys.path, as in conftest.py.
+    spec = importlib.util.spec_from_file_location("host", TESTING / "host" / "__init__.py")
+    host = sys.modules["host"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(host)
+    host.start()
+
+
+def load_panel():
+    import slicer
+    from host.application import load_module
+
+    load_module(TESTING.parent / "GaborSeg" / "GaborSeg.py")
+    slicer.util.selectModule("GaborSeg")
+    slicer.util.mainWindow().show()
+    return slicer.modules.GaborSegWidget
+
+
+def load_scan(path):
+    import nibabel
+    import numpy as np
+    import slicer
+
+    if path:
+        image, name = nibabel.load(path), Path(path).name.split(".")[0]
+    else:
+        from nilearn.datasets import load_mni152_template
+
+        image, name = load_mni152_template(resolution=1), "ICBM152"
+    array = np.ascontiguousarray(image.get_fdata(dtype=np.float32).T)
+    return slicer.util.addVolumeFromArray(array, ijkToRAS=image.affine, name=name)
+
+
+def wait(condition):
+    import slicer
+
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit("screenshots.py: the panel did not get there in time")
+        slicer.app.processEvents()
+        time.sleep(0.02)
+
+
+def picture(widget, tab, file):
+    """The whole panel as it is, at the width that it has in Slicer."""
+    import slicer
+
+    window = slicer.util.mainWindow()
+    widget.ui.tabs.currentIndex = tab
+    for _ in range(3):  # layouts settle
+        slicer.app.processEvents()
+        window.resize(460, max(320, window.centralWidget().sizeHint.height()))
+    slicer.app.processEvents()
+    if not window.grab().save(str(file)):
+        sys.exit(f"{file}: cannot be written")
+    print(file)
+
+
+def view_picture(file):
+    import slicer
+
+    slicer.app.layoutManager().threeDWidget(0).resize(900, 760)
+    view = slicer.app.layoutManager().threeDWidget(0).threeDView()
+    view.mrmlViewNode().SetUseDepthPeeling(True)
+    view.mrmlViewNode().SetBoxVisible(False)
+    view.mrmlViewNode().SetAxisLabelsVisible(False)
+    view.resetFocalPoint()
+    view.lookFromAxis(2)
+    camera = view.cameraNode().GetCamera()
+    camera.Azimuth(35)
+    camera.Elevation(15)
+    camera.Zoom(1.35)
+    slicer.app.processEvents()
+    view.forceRender()
+    if not view.grab().save(str(file)):
+        sys.exit(f"{file}: cannot be written")
+    print(file)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    main()

@@ -1,0 +1,410 @@
+"""The panel from the click to the segmentation, with the real library in real processes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import unittest
+
+import numpy as np
+import pytest
+import qt
+import slicer
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture
+def user(module_widget, weights_folder, monkeypatch):
+    """The self-test's hands: chooses, clicks, waits. What a dialog would show is collected in `user.errors`."""
+    from GaborSegPanel.selftest import SelfTest, synthetic_brain
+
+    monkeypatch.setenv("GABORSEG_PYTHON", sys.executable)
+    case = unittest.TestCase()
+    case.maxDiff = None
+    user = SelfTest(case, module_widget)
+    user.scan, user.labels = synthetic_brain()
+    user.weights = weights_folder / "mixed.safetensors"
+    if not user.weights.exists():
+        for variant in ("mixed", "gabor"):
+            shutil.move(user.make_weights(variant), weights_folder)
+    yield user
+    module_widget.panel.cancel()
+    module_widget.panel.stop_check()
+    left = user.leftovers()
+    user.close()
+    assert left == []
+
+
+@pytest.fixture
+def volume(user):
+    return user.load_volume()
+
+
+def node_count():
+    return slicer.mrmlScene.GetNumberOfNodes()
+
+
+def put_under_transform(node, matrix):
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.asarray(matrix, dtype=float)))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    return transform
+
+
+# Runs
+
+
+def test_under_a_linear_transform_the_result_lies_with_the_volume(user, volume):
+    turn = np.array([[0.6, -0.8, 0, 10], [0.8, 0.6, 0, -20], [0, 0, 1.0, 30], [0, 0, 0, 1]])
+    transform = put_under_transform(volume, turn)
+    user.choose(volume)
+    user.click_segment()
+    user.wait_for_end()
+    assert user.errors == []
+    node = user.panel.choices.outputSegmentation
+    assert node.GetParentTransformNode() is transform
+    user.labels_are_right(node, volume)
+    user.volumes_are_right(node)
+    bounds, expected = np.zeros(6), np.zeros(6)
+    node.GetRASBounds(bounds)
+    volume.GetRASBounds(expected)
+    np.testing.assert_allclose(bounds, expected, atol=8)
+
+
+def test_running_again_replaces_the_result(user, volume):
+    user.choose(volume)
+    user.click_segment()
+    user.wait_for_end()
+    node, count = user.panel.choices.outputSegmentation, node_count()
+    first = node.GetSegmentation().GetNthSegmentID(0)
+    node.GetDisplayNode().SetSegmentVisibility(first, False)
+    user.choose(weights=user.weights.with_name("gabor.safetensors"))
+    assert user.ui.variantBox.currentText == "Gabor"
+    user.click_segment()
+    user.wait_for_end()
+    from GaborSegPanel import results
+
+    assert user.errors == []
+    assert user.panel.choices.outputSegmentation is node and node_count() == count
+    assert results.provenance(node)["variant"] == "gabor"
+    assert not node.GetDisplayNode().GetSegmentVisibility(first)
+    user.labels_are_right(node, volume)
+
+
+def test_double_click_starts_one_run(user, volume):
+    user.choose(volume)
+    user.click_segment()
+    run = user.panel.run
+    user.ui.segmentButton.click()
+    assert user.panel.run is run and run is not None
+    user.wait_for_end()
+    assert user.errors == []
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+
+
+def test_slicer_stays_responsive(user, volume):
+    """The longest time that the event loop is not served, until the surfaces are made."""
+    user.choose(volume)
+    user.click_segment()
+    longest, last = 0, time.monotonic()
+    while user.panel.run is not None and user.ui.progressBar.value < 6:
+        slicer.app.processEvents()
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        time.sleep(0.01)
+    user.wait_for_end()
+    assert user.errors == []
+    assert longest < 1
+
+
+def test_closing_the_scene_while_running(user, volume, module_widget):
+    user.choose(volume)
+    user.click_segment()
+    user.wait_for_worker()
+    process_id = user.panel.run.worker.process_id
+    slicer.mrmlScene.Clear(False)
+    assert user.panel.run is None and user.errors == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process_id, 0)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+    module_widget.enter()
+    assert user.ui.segmentButton.text == "Segment"
+
+
+def test_deleting_the_input_while_running(user, volume):
+    user.choose(volume)
+    user.click_segment()
+    user.wait_for_worker()
+    slicer.mrmlScene.RemoveNode(volume)
+    assert user.panel.run is None and user.errors == []
+    assert "Brain was deleted" in user.ui.statusLabel.text
+
+
+def test_deleting_the_output_while_running_makes_a_new_one(user, volume):
+    output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Old")
+    user.choose(volume)
+    user.ui.outputSelector.setCurrentNode(output)
+    user.click_segment()
+    user.wait_for_worker()
+    slicer.mrmlScene.RemoveNode(output)
+    user.wait_for_end()
+    assert user.errors == []
+    assert user.panel.choices.outputSegmentation.GetName() == "Brain segmentation"
+
+
+def test_leaving_slicer_while_running(user, volume, module_widget):
+    user.choose(volume)
+    user.click_segment()
+    user.wait_for_worker()
+    process_id = user.panel.run.worker.process_id
+    module_widget.panel.close()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process_id, 0)
+    assert user.leftovers() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)])
+
+
+def fill(folder):
+    file = os.open(folder / "filling", os.O_CREAT | os.O_WRONLY)
+    try:
+        while True:
+            os.write(file, b"\0" * 4096)
+    except OSError:
+        os.close(file)
+
+
+def test_a_full_disk_is_found_before_the_start(user, volume, small_disk, monkeypatch):
+    user.choose(volume)
+    monkeypatch.setattr("GaborSegPanel.run.make_temporary_folder", lambda: _folder_on(small_disk))
+    with open(small_disk / "filling", "wb") as file:
+        file.write(b"\0" * (60 << 20))
+    before = node_count()
+    user.click_segment()
+    user.wait_for_end()
+    assert len(user.errors) == 1 and "the disk is full" in user.errors[0]
+    assert node_count() == before and os.listdir(small_disk) == ["filling"]
+
+
+def test_a_disk_that_fills_up_meanwhile(user, volume, small_disk, monkeypatch):
+    user.choose(volume)
+    monkeypatch.setattr("GaborSegPanel.run.make_temporary_folder", lambda: _folder_on(small_disk))
+    before = node_count()
+    user.click_segment()
+    user.wait_for_worker()
+    fill(small_disk)
+    user.wait_for_end()
+    assert len(user.errors) == 1
+    assert "room" in user.errors[0]
+    assert node_count() == before and os.listdir(small_disk) == ["filling"]
+
+
+def _folder_on(disk):
+    folder = disk / "GaborSeg-run"
+    folder.mkdir()
+    return folder
+
+
+# Choices
+
+
+def test_the_first_volume_is_chosen_and_no_label_map(user, module_widget):
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    volume = user.load_volume("Scan")
+    user.load_volume("Later")
+    module_widget.enter()
+    assert user.ui.inputSelector.currentNode() is volume
+    assert user.ui.inputSelector.nodeCount() == 2
+    assert user.panel.choices.inputVolume is volume
+    assert user.ui.outputSelector.currentNode() is None
+
+
+def test_a_weight_file_sets_the_variant_and_a_variant_the_bundled_file(user):
+    ui, choices = user.ui, user.panel.choices
+    assert (ui.variantBox.currentText, ui.weightsBox.currentText) == ("Mixed (recommended)", "Bundled")
+    user.panel.choose_weights(user.weights.with_name("gabor.safetensors"))
+    assert (choices.variant, ui.variantBox.currentText) == ("gabor", "Gabor")
+    assert ui.weightsBox.currentText.endswith("gabor.safetensors")
+    assert "19 structures, licence: none, made by a test" in ui.cardLabel.text
+    ui.variantBox.currentIndex = ui.variantBox.findData("conventional")
+    assert (choices.variant, choices.weights, ui.weightsBox.currentText) == ("conventional", "", "Bundled")
+
+
+def test_browsing_for_weights(user, monkeypatch):
+    ui = user.ui
+    answers = ["", str(user.weights), str(user.folder / "none.safetensors")]
+    monkeypatch.setattr(user.panel, "_ask_file", lambda title, kinds: answers.pop(0) or None)
+    browse = ui.weightsBox.findData("browse")
+    ui.weightsBox.currentIndex = browse
+    assert ui.weightsBox.currentText == "Bundled"
+    ui.weightsBox.currentIndex = browse
+    assert user.panel.choices.weights == str(user.weights)
+    ui.weightsBox.currentIndex = ui.weightsBox.findData("browse")
+    assert len(user.errors) == 1 and "cannot be read" in user.errors[0]
+    assert user.panel.choices.weights == str(user.weights)
+    assert ui.weightsBox.currentData == str(user.weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{}", b"PK\x03\x04" * 9, b"\xff" * 20])
+def test_what_is_not_a_weight_file(user, content):
+    file = user.folder / "bad.safetensors"
+    file.write_bytes(content)
+    user.panel.choose_weights(file)
+    assert len(user.errors) == 1 and "is not a weight file of GaborSeg" in user.errors[0]
+    assert user.panel.choices.weights == ""
+
+
+def test_missing_bundled_weights_are_named(user, volume, monkeypatch):
+    monkeypatch.setattr("GaborSegPanel.parameters.bundled_weights", lambda variant: user.folder / "none")
+    user.choose(volume)
+    user.panel.choose_weights("")
+    user.click_segment()
+    assert len(user.errors) == 1 and "no weights of this variant" in user.errors[0]
+
+
+def test_another_input_gets_an_output_of_its_own(user, volume):
+    user.choose(volume)
+    output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    output.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    user.ui.outputSelector.setCurrentNode(output)
+    assert user.panel.choices.outputSegmentation is output
+    user.ui.inputSelector.setCurrentNode(user.load_volume("Other"))
+    assert user.panel.choices.outputSegmentation is None
+
+
+def test_choices_are_remembered_for_the_next_session(user, volume, module_widget):
+    from GaborSegPanel import parameters
+
+    user.choose(volume)
+    parameters.remember(user.panel.choices)
+    slicer.mrmlScene.Clear(True)
+    module_widget.enter()
+    assert user.panel.choices.weights == str(user.weights)
+    assert user.panel.choices.device == "cpu"
+    assert user.panel.choices.interpreter == sys.executable
+    assert user.ui.weightsBox.findData(str(user.weights)) > 0
+
+
+def test_device_choices_come_from_the_worker(user):
+    gpu = {"id": "cuda:0", "name": "Fast GPU", "total_mib": 8192, "free_mib": 6144}
+    cpu = {"id": "cpu", "name": "CPU", "total_mib": None, "free_mib": None}
+    found = {"python": "3", "executable": "p", "versions": {"torch": "2"}, "missing": [], "devices": [cpu, gpu]}
+    user.panel._have_environment(found)
+    texts = [user.ui.deviceBox.itemText(i) for i in range(user.ui.deviceBox.count)]
+    assert texts == ["Auto", "CPU", "Fast GPU, 6.0 GiB free"]
+    user.ui.deviceBox.currentIndex = 2
+    assert user.panel.choices.device == "cuda:0"
+
+
+# The environment
+
+
+def test_checking_the_environment(user, wait_until):
+    user.panel.choices.interpreter = sys.executable
+    user.ui.checkButton.click()
+    wait_until(lambda: "Everything" in user.ui.environmentLabel.text)
+    assert f"torch {__import__('importlib.metadata').metadata.version('torch')}" in user.ui.environmentLabel.text
+    assert user.ui.installButton.isHidden()
+
+
+@pytest.fixture
+def bare_python(user, tmp_path):
+    """A Python that has none of the packages."""
+    python = tmp_path / "PythonSlicer"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def test_missing_packages_in_another_python_are_named_and_left_to_the_user(user, volume, bare_python):
+    user.choose(volume)
+    user.panel.choices.interpreter = str(bare_python)
+    user.click_segment()
+    user.wait_for_end()
+    assert len(user.errors) == 1
+    assert "lacks torch, numpy, nibabel, SimpleITK, safetensors" in user.errors[0]
+    assert f'"{bare_python}" -m pip install "torch>=2.5"' in user.errors[0]
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_installing_asks_first(user, volume, bare_python, monkeypatch, agree):
+    from host import dialogs, packaging
+
+    monkeypatch.setenv("PATH", str(bare_python.parent), prepend=os.pathsep)
+    user.choose(volume)
+    user.panel.choices.interpreter = ""
+    dialogs.answers.append(qt.QMessageBox.Ok if agree else qt.QMessageBox.Cancel)
+    user.click_segment()
+    user.wait_for_end()
+    assert len(dialogs.shown) == 1 and "torch, numpy, nibabel" in dialogs.shown[0]
+    assert len(user.errors) == 1
+    if agree:  # the host installs nothing, so that they are still missing
+        assert [r.split(">")[0] for r in packaging.requested[0]] == [
+            "torch", "numpy", "nibabel", "SimpleITK", "safetensors"
+        ]
+        assert "still missing after the installation" in user.errors[0]
+    else:
+        assert packaging.requested == [] and "are missing" in user.errors[0]
+
+
+def test_torch_comes_through_the_pytorch_extension(user, monkeypatch):
+    import types
+
+    from host import dialogs, packaging
+
+    from GaborSegPanel import installation
+
+    asked = []
+    logic = types.SimpleNamespace(installTorch=lambda torchVersionRequirement: [asked.append(torchVersionRequirement)])
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
+    dialogs.answers.append(qt.QMessageBox.Ok)
+    installation.ask_and_install(["torch", "nibabel"], "")
+    assert asked == [">=2.5"]
+    assert packaging.requested == [["nibabel>=5"]]
+
+
+# Results
+
+
+def test_volumes_are_copied_and_saved(user, volume, tmp_path, monkeypatch):
+    from GaborSegPanel import results
+
+    volumes = {name: 1.0 for name in results.structure_colours()}
+    facts = dict.fromkeys(("weights", "variant", "weights_sha256", "gaborseg", "torch", "seconds", "device"), "x")
+    user.choose(volume)
+    labels = np.zeros(volume.GetImageData().GetDimensions()[::-1], np.uint8)
+    user.panel.choices.outputSegmentation = results.show_results(volume, labels, volumes, facts)
+    assert not user.ui.resultsButton.isHidden()
+    user.ui.copyButton.click()
+    lines = slicer.app.clipboard().text().split("\n")
+    assert lines[:2] == ["Structure\tVolume (mL)\tPercent", "Cerebral grey\t1.00\t5.26"] and len(lines) == 20
+    from host import dialogs
+
+    dialogs.answers.append(str(tmp_path / "volumes.csv"))
+    user.ui.saveButton.click()
+    assert (tmp_path / "volumes.csv").read_text().splitlines()[1] == "Cerebral grey,1.00,5.26"
+    dialogs.answers.append(str(tmp_path / "none" / "volumes.csv"))
+    user.ui.saveButton.click()
+    assert len(user.errors) == 1 and "choose another folder" in user.errors[0]
+
+
+def test_after_a_module_reload_the_panel_works(user, volume):
+    slicer.util.reloadScriptedModule("GaborSeg")
+    widget = slicer.modules.GaborSegWidget
+    widget.enter()
+    assert widget.panel is not user.panel
+    assert widget.panel.choices.inputVolume is volume
+    widget.panel.stop_check()
