@@ -8,8 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from made import made_scan
+
 from GaborSegLib import cli
-from conftest import made_scan
 
 
 @pytest.fixture

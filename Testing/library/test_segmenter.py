@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from made import made_scan
+
 from GaborSegLib import segmenter as module
 from GaborSegLib.errors import GaborSegError, ImageError, WeightsError
 from GaborSegLib.images import Image, read_image
 from GaborSegLib.segmenter import Segmenter
 from GaborSegLib.weights import bundled_weights, load_weights
-from conftest import made_scan
 
 AXIS_ORDERS_AND_FLIPS = [
     [[axis, flip] for axis, flip in zip(axes, flips)]
