@@ -143,7 +143,7 @@ def write_label_map(path, labels, affine, structures):
         if extension in NIBABEL:
             nibabel.save(_nibabel_image(extension, labels, affine), temporary)
             return
-        image = _itk_image(labels, affine)
+        image = itk_image(labels, affine)
         if extension == ".seg.nrrd":
             for key, value in _segmentation_fields(labels, affine, structures).items():
                 image.SetMetaData(key, value)
@@ -375,10 +375,11 @@ def _nibabel_image(extension, labels, affine):
     return image
 
 
-def _itk_image(labels, affine):
+def itk_image(array, affine):
+    """The SimpleITK image of an array (I, J, K) and its RAS affine (4, 4)."""
     lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(lps[:3, 3].tolist())
