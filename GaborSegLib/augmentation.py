@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from .heads import add_head, blur
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -25,6 +27,13 @@ class Augmentation:
         contrast: half range of the logarithm of gamma.
         bias: half range of the logarithm of a field that changes linearly from one side of the image to the other.
         noise: largest standard deviation of Gaussian noise; the mean intensity of tissue is 1.
+        curved_bias: half range of the coefficients of a field whose logarithm is a polynomial of order 3.
+        blur: probability of a slight blur.
+        slices: probability of thick slices: one axis averaged over up to 3 voxels.
+        cut: probability that the field of view ends inside of the image on one side.
+        bare: probability that no surroundings are built, where heads are given.
+        collar: probability that only those near the brain are, as a generous brain extraction leaves them.
+        collar_width: how near, from and to, voxels.
     """
 
     probability: float = 0.8
@@ -36,16 +45,33 @@ class Augmentation:
     contrast: float = 0.0
     bias: float = 0.0
     noise: float = 0.0
+    curved_bias: float = 0.0
+    blur: float = 0.0
+    slices: float = 0.0
+    cut: float = 0.0
+    bare: float = 0.0
+    collar: float = 0.0
+    collar_width: tuple[float, float] = (0.0, 0.0)
 
 
 AUGMENTATIONS = {
     "paper": Augmentation(),
     "strong": Augmentation(tilt=10.0, flip=0.5, contrast=0.3, bias=0.3, noise=0.06),
+    # For scans of many scanners, extracted by other programs.
+    "scanner": Augmentation(
+        rotation=20.0, tilt=15.0, scale=(0.85, 1.15), flip=0.5, contrast=0.4, noise=0.1, curved_bias=0.3, blur=0.2,
+        slices=0.2, cut=0.1, bare=0.4, collar=0.5, collar_width=(0.0, 7.0),
+    ),
+    # For finding the brain in a whole field of view.
+    "field": Augmentation(
+        probability=1.0, rotation=20.0, tilt=20.0, shift=0.15, scale=(0.5, 1.1), flip=0.5, contrast=0.4, noise=0.1,
+        curved_bias=0.4, blur=0.2, slices=0.2, cut=0.2, bare=0.2, collar=0.1, collar_width=(0.0, 10.0),
+    ),
     "none": Augmentation(probability=0.0),
 }
 
 
-def augment(image, labels, settings, generator, patch=None):
+def augment(image, labels, settings, generator, patch=None, head=None):
     """Change an image and its labels in the same way.
 
     Args:
@@ -54,6 +80,7 @@ def augment(image, labels, settings, generator, patch=None):
         settings: an `Augmentation`.
         generator: CPU `torch.Generator` that everything random is drawn from.
         patch: edge of a random cube to cut out, voxels; the whole image by default.
+        head: a head built around the image, see `heads.prepare_heads`; none by default.
 
     Returns:
         (image, labels) of the size (D, H, W), or of patch^3; outside of the image both are 0.
@@ -64,8 +91,12 @@ def augment(image, labels, settings, generator, patch=None):
     if patch is not None:
         room = (size - torch.tensor(output)) / 2
         offset = offset + matrix @ (_uniform(generator, 3) * room)
-    image, labels = _sample(image, labels, matrix, offset, output)
-    return _change_intensity(image, settings, generator), labels
+    inside = _sample(image, matrix, offset, output, "bilinear")
+    labels = _sample(labels, matrix, offset, output, "nearest").to(torch.uint8)
+    if head is not None:
+        head = torch.stack([_sample(part, matrix, offset, output, "nearest") for part in head])
+        inside = add_head(inside, head, settings, generator)
+    return _change_intensity(*_cut(inside, labels, settings, generator), settings, generator)
 
 
 def _uniform(generator, *shape):
@@ -104,8 +135,8 @@ def _rotation(first, second, angle):
     return matrix
 
 
-def _sample(image, labels, matrix, offset, output):
-    """Image (linear) and labels (nearest) at matrix @ (index - output centre) + offset + input centre."""
+def _sample(image, matrix, offset, output, mode):
+    """An image at matrix @ (index - output centre) + offset + image centre, 0 outside."""
     size = torch.tensor(image.shape, dtype=torch.float64)
     # grid_sample counts from -1 to 1 over the voxels' edges, and its last axis runs x, y, z.
     theta = matrix * torch.tensor(output) / size[:, None]
@@ -113,21 +144,66 @@ def _sample(image, labels, matrix, offset, output):
     theta = theta.flip(0)
     theta = torch.cat([theta[:, :3].flip(1), theta[:, 3:]], dim=1)
     where = functional.affine_grid(theta[None].float(), [1, 1, *output], align_corners=False).to(image.device)
-    image = functional.grid_sample(image[None, None].float(), where, mode="bilinear", align_corners=False)
-    labels = functional.grid_sample(labels[None, None].float(), where, mode="nearest", align_corners=False)
-    return image[0, 0], labels[0, 0].to(torch.uint8)
+    return functional.grid_sample(image[None, None].float(), where, mode=mode, align_corners=False)[0, 0]
 
 
-def _change_intensity(image, settings, generator):
-    """Gamma, a linear bias field and noise; what is 0 (background) stays 0 but for the noise."""
+def _cut(image, labels, settings, generator):
+    """Set one side of the image to 0, as where the field of view ends; its labels, too."""
+    chance, side, place = torch.rand(3, generator=generator).tolist()
+    if chance < settings.cut:
+        axis, at_end = divmod(int(6 * side), 2)
+        length = image.shape[axis]
+        width = int(0.4 * place * length)
+        image, labels = image.clone(), labels.clone()
+        for array in (image, labels):
+            array.narrow(axis, length - width if at_end else 0, width).zero_()
+    return image, labels
+
+
+def _change_intensity(image, labels, settings, generator):
+    """Gamma, bias fields, blur, thick slices and noise; what is 0 (background) stays 0 but for the noise."""
     contrast, amount = _uniform(generator, 2)
     field = _uniform(generator, 3)
     if settings.contrast:
         image = image.clamp(min=0) ** math.exp(contrast * settings.contrast)
     if settings.bias:
-        z, y, x = [torch.linspace(-1, 1, s) * float(f) for s, f in zip(image.shape, field)]
-        image = image * torch.exp(settings.bias * (z[:, None, None] + y[:, None] + x)).to(image.device)
+        z, y, x = _coordinates(image)
+        image = image * torch.exp(settings.bias * (field[0] * z + field[1] * y + field[2] * x).float())
+    if settings.curved_bias:
+        image = image * _curved_field(image, settings.curved_bias, generator)
+    if settings.blur or settings.slices:
+        image = _coarsen(image, settings, generator)
     if settings.noise:
         noise = torch.randn(image.shape, generator=generator).to(image.device)
         image = image + abs(float(amount)) * settings.noise * noise
+    return image, labels
+
+
+def _coordinates(image):
+    """z, y and x, each from -1 to 1 over the image."""
+    lines = [torch.linspace(-1, 1, s, device=image.device) for s in image.shape]
+    return torch.meshgrid(*lines, indexing="ij")
+
+
+def _curved_field(image, half_range, generator):
+    """The exponential of a polynomial of order 3 without its constant, as of an uneven receiving coil."""
+    powers = [(i, j, k) for i in range(4) for j in range(4 - i) for k in range(4 - i - j)][1:]
+    strength = torch.rand((), generator=generator)
+    coefficients = (half_range * strength * _uniform(generator, len(powers))).tolist()
+    z, y, x = [[line**n for n in range(4)] for line in _coordinates(image)]
+    exponent = sum(c * z[i] * y[j] * x[k] for c, (i, j, k) in zip(coefficients, powers))
+    return torch.exp(exponent)
+
+
+def _coarsen(image, settings, generator):
+    """A slight blur, and one axis averaged over thick slices."""
+    chances = torch.rand(4, generator=generator).tolist()
+    if chances[0] < settings.blur:
+        image = blur(image, 0.3 * chances[1])
+    if chances[2] < settings.slices:
+        axis, factor = int(3 * chances[3]), 1 + 2 * float(torch.rand((), generator=generator))
+        size = list(image.shape)
+        coarse = [max(1, round(s / factor)) if i == axis else s for i, s in enumerate(size)]
+        image = functional.interpolate(image[None, None], size=coarse, mode="area")
+        image = functional.interpolate(image, size=size, mode="trilinear")[0, 0]
     return image

@@ -1,4 +1,4 @@
-"""The command line: `gaborseg segment | train | evaluate | info`, or `python -m GaborSegLib`.
+"""The command line: `gaborseg segment | data | train | evaluate | info`, or `python -m GaborSegLib`.
 
 What torch is needed for is imported where it is needed, so that `--help` and mistakes in the options answer at once.
 """
@@ -11,16 +11,22 @@ import traceback
 from pathlib import Path
 
 from . import __version__
-from .errors import DataError, GaborSegError, OutputError
+from .errors import DataError, GaborSegError, OutputError, ToldElsewhere, TrainingError
 from .events import Terminal, json_lines
 
 
 def main(arguments=None):
     """Run one command and return its exit status: 0, 2 for an error with a remedy, 130 for Ctrl-C, 1 for a defect."""
-    options = _parser().parse_args(arguments)
+    return run(_parser().parse_args(arguments))
+
+
+def run(options):
+    """Run a command that was parsed, see `main`."""
     report = json_lines if options.json else Terminal()
     try:
         return options.command(options, report)
+    except ToldElsewhere:
+        return 2
     except GaborSegError as error:
         return _fail(options, report, error.code, str(error), 2)
     except BrokenPipeError:  # whoever read the output (head, a pager) has seen enough
@@ -29,6 +35,8 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return _fail(options, report, "cancelled", "cancelled", 130)
     except Exception as error:
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher says what happened, and starts the run again
+            raise
         message = f"unexpected {type(error).__name__}: {error}; --debug shows where"
         return _fail(options, report, "unexpected", message, 1)
     finally:
@@ -50,6 +58,7 @@ def _fail(options, report, code, message, status):
 def _parser():
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="write events to standard output, one JSON object a line")
+    common.set_defaults(restart=None)  # a number in the processes of `processes.launch`
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = argparse.ArgumentParser(prog="gaborseg", description=sys.modules[__package__].__doc__)
     parser.add_argument("--version", action="version", version=f"gaborseg {__version__}")
@@ -69,45 +78,81 @@ def _parser():
     )
     segment.add_argument("--weights", default="mixed", metavar="W", help="mixed, gabor, conventional, or a weight file")
     segment.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    segment.add_argument(
+        "--no-mirror", dest="mirror", action="store_false",
+        help="do not average with the mirror image: half the time, a little less accurate",
+    )
     segment.add_argument("--seg-nrrd", action="store_true", help="also write SCAN.seg.nrrd, for 3D Slicer")
     segment.add_argument("--volumes", action="store_true", help="also write the volumes, SCAN_volumes.csv")
     segment.add_argument("--overview", action="store_true", help="also write a picture, SCAN_overview.png")
 
     train = command("train", _train, "Train or fine-tune a network.")
-    train.add_argument("data", metavar="DATA", help="folder with images, labels, structures.csv and subjects.csv")
+    train.add_argument(
+        "data", metavar="DATA",
+        help="folder with images and labels, BIDS folder, nnU-Net raw folder, CSV of paths (image, labels, subject), or "
+        "packed data set",
+    )
     train.add_argument("--output", "-o", required=True, metavar="DIR", help="folder of the run")
     train.add_argument("--variant", default="mixed", choices=("conventional", "gabor", "mixed"))
-    train.add_argument("--loss", default="pcc", choices=("pcc", "dice", "cross-entropy"))
+    train.add_argument("--loss", default="pcc", choices=("pcc", "dice", "cross-entropy", "pcc+cross-entropy"))
     train.add_argument("--lr", type=float, default=1e-3, dest="learning_rate", help="learning rate (default: 1e-3)")
     train.add_argument("--epochs", type=_at_least(1), default=300)
-    train.add_argument("--batch-size", type=_at_least(1), default=1, help="images a step (default: 1)")
-    train.add_argument("--augmentation", default="paper", choices=("paper", "strong", "none"))
+    train.add_argument("--batch-size", type=_at_least(1), default=1, help="images a step in each process (default: 1)")
+    train.add_argument("--augmentation", default="paper", choices=("paper", "strong", "scanner", "field", "none"))
+    train.add_argument("--heads", metavar="DIR", help="head label maps; heads are built around brain-extracted scans")
+    train.add_argument(
+        "--find-brain", action="store_true",
+        help="find the brain first and take away what is not near it; set if the weights of --init were trained so",
+    )
     train.add_argument("--patch", type=_at_least(16), help="train on random cubes of this edge; 64 suits a CPU")
     train.add_argument("--decay", type=float, default=0.0, help="last share of the steps, in which the rate falls to 0")
     train.add_argument("--dropout", type=float, default=0.1, help="spatial dropout (default: 0.1)")
-    train.add_argument("--validation", type=_names, metavar="ID,ID", help="scans or subjects held out (default: 10%%)")
+    train.add_argument("--validation", type=_names, metavar="ID,ID", help="scans or subjects held out (default: a share)")
+    train.add_argument("--validation-share", type=_share, default=0.1, metavar="S", help="of subjects (default: 0.1)")
     train.add_argument("--validate-every", type=_at_least(1), default=1, metavar="N", help="epochs between validations")
     train.add_argument("--init", metavar="WEIGHTS", help="weight file to start from")
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    train.add_argument("--workers", type=_at_least(0), default=0, help="processes that load images")
-    train.add_argument("--threads", type=_at_least(1), help="CPU threads (default: all)")
+    where = train.add_mutually_exclusive_group()
+    where.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    where.add_argument("--gpus", type=_gpu_list, metavar="N,N", help="GPUs to train on, a process on each")
+    where.add_argument("--processes", type=_at_least(1), metavar="N", help="processes to train in, on the CPU")
+    train.add_argument("--precision", default="float32", choices=("float32", "tf32", "bfloat16"), help="of a GPU")
+    train.add_argument("--workers", type=_at_least(0), default=0, help="loading processes, for each that trains")
+    train.add_argument("--augment-on", choices=("cpu", "device"), help="default: device on a GPU, else cpu")
+    train.add_argument("--threads", type=_at_least(1), help="CPU threads of each process (default: all together)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--grid-size", type=_at_least(16), default=128, help="edge of the cube, voxels (default: 128)")
     train.add_argument("--base-channels", type=_at_least(4), default=12, help="of the finest level (default: 12)")
     train.add_argument("--conventional-kernel-size", type=_at_least(1), default=3, metavar="K")
     train.add_argument("--gabor-kernel-size", type=_at_least(1), default=7, metavar="K")
-    train.add_argument("--table", metavar="CSV", help="label table (default: DATA/structures.csv)")
+    train.add_argument(
+        "--table", metavar="TABLE",
+        help="label table: a CSV, neuromorphometrics or freesurfer (default: DATA/structures.csv, else nnU-Net's labels)",
+    )
     train.add_argument("--cache", metavar="DIR", help="folder for prepared scans (default: OUTPUT/cache)")
     train.add_argument("--facts", metavar="JSON", help="file with entries for the card, such as data and licence")
 
+    data = command("data", _data, "Look through a data set before training: what is in it, and what is wrong with it.")
+    data.add_argument("data", metavar="DATA", help="as for train")
+    data.add_argument("--table", metavar="TABLE", help="as for train")
+    data.add_argument("--validation", type=_names, metavar="ID,ID", help="scans or subjects held out")
+    data.add_argument("--validation-share", type=_share, default=0.1, metavar="S", help="of the subjects (default: 0.1)")
+
+    packed = command("pack", _pack, "Write a data set's prepared scans into one file to train from elsewhere.")
+    packed.add_argument("data", metavar="DATA", help="as for train, but not packed")
+    packed.add_argument("--output", "-o", required=True, metavar="FILE", help="the file (.zip or .npz)")
+    packed.add_argument("--grid-size", type=_at_least(16), default=128, help="edge of the cube, voxels (default: 128)")
+    packed.add_argument("--table", metavar="TABLE", help="as for train")
+    packed.add_argument("--find-brain", action="store_true", help="as for train")
+    packed.add_argument("--cache", metavar="DIR", help="folder for prepared scans (default: a temporary one)")
+
     evaluate = command("evaluate", _evaluate, "Score a network on labelled scans.")
     evaluate.add_argument("weights", metavar="WEIGHTS", help="mixed, gabor, conventional, or a weight file")
-    evaluate.add_argument("data", metavar="DATA", help="folder as for train")
+    evaluate.add_argument("data", metavar="DATA", help="as for train")
     evaluate.add_argument("--scans", type=_names, metavar="ID,ID", help="scans or subjects to score (default: all)")
     evaluate.add_argument("--output", "-o", metavar="DIR", help="folder for scores_cube.csv and scores_scan.csv")
     evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--table", metavar="CSV", help="label table (default: DATA/structures.csv)")
+    evaluate.add_argument("--table", metavar="TABLE", help="as for train")
 
     check = command("check", _check, "Check, without segmenting, that a scan can be segmented here.")
     check.add_argument("scan", metavar="SCAN", help="as for segment")
@@ -123,6 +168,19 @@ def _parser():
 
 def _names(text):
     return [name for name in text.split(",") if name]
+
+
+def _gpu_list(text):
+    numbers = [int(number) for number in text.split(",")]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"must be different numbers from 0, such as 0,1, got {text}")
+    return numbers
+
+
+def _share(text):
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
+    return float(text)
 
 
 def _at_least(lowest):
@@ -144,7 +202,7 @@ def _segment(options, report):
 
     from .segmenter import Segmenter
 
-    segmenter = Segmenter(options.weights, options.device)
+    segmenter = Segmenter(options.weights, options.device, options.mirror)
     failed = 0
     for scan, files in zip(options.scans, outputs):
         try:
@@ -170,9 +228,12 @@ def _segment_one(segmenter, scan, files, options, report):
         result.save_overview(files["overview"], image)
     files = {name: str(file) for name, file in files.items()}
     if options.json:
-        report({"event": "result", "files": files, "volumes": result.volumes, "provenance": result.provenance})
+        report({
+            "event": "result", "files": files, "volumes": result.volumes, "quality": result.quality,
+            "provenance": result.provenance,
+        })
     else:
-        print(volumes_table(result.volumes))
+        print(volumes_table(result.volumes, result.quality))
         print("\n".join(f"wrote {file}" for file in files.values()))
 
 
@@ -204,39 +265,203 @@ def _segment_outputs(options):
 
 
 def _train(options, report):
+    from functools import partial
+
+    from .processes import is_launched, joined, launch
+    from .run_folder import locked, request_stop, stop_requested
+
+    if options.patch and options.patch % 16:
+        raise DataError(f"--patch: got {options.patch}; it must be a multiple of 16")
+    if int(os.environ.get("RANK", 0)) == 0 and not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        _check_before_training(options, report)
+    count = len(options.gpus or []) or options.processes or 1
+    if count > 1 and not is_launched():
+        _check_gpus(options.gpus)
+        with locked(options.output):
+            stop_requested(options.output)  # what is left from before is taken away
+            return launch(
+                partial(_train_in_team, options), count, lambda: request_stop(options.output),
+                lambda message: report({"event": "warning", "message": message}),
+            )
+    with joined() as team:
+        return _train_with(team, options, report)
+
+
+def _check_before_training(options, report):
+    """Look through all of the data set before anything is started; what is wrong becomes one error."""
+    from .checks import refuse_errors, split_and_check
+    from .packing import is_packed
+
+    if not is_packed(options.data):
+        found = split_and_check(
+            _open_data(options), options.validation, options.validation_share, options.seed, report
+        )
+        refuse_errors(found[2], report)
+
+
+def _train_in_team(options, restart):
+    """What each process of `processes.launch` does."""
+    options.restart = restart
+    return run(options)
+
+
+def _train_with(team, options, report):
+    """Train as one of a team, or alone."""
+    from contextlib import ExitStack
     from dataclasses import fields
 
     import torch
 
-    from .dataset import find_data
-    from .segmenter import choose_device
-    from .trainer import Options, Trainer
+    from .heads import find_heads
+    from .processes import is_launched, restarts
+    from .run_folder import locked, stop_requested
+    from .trainer import BEST, Options, Trainer
+    from .weights import read_card
 
-    if options.patch and options.patch % 16:
-        raise DataError(f"--patch: got {options.patch}; it must be a multiple of 16")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    run = Options(**{field.name: getattr(options, field.name) for field in fields(Options)})
-    facts = json.loads(Path(options.facts).read_text(encoding="utf-8")) if options.facts else None
-    trainer = Trainer(
-        find_data(options.data, options.table), options.output, run, options.validation,
-        choose_device(options.device), options.init, options.resume, options.cache, options.workers, facts, report,
-    )
-    progress = trainer.run()
-    complete = progress.epoch >= run.epochs
+    restart = restarts() if options.restart is None else options.restart
+    if options.threads or options.restart is not None:
+        torch.set_num_threads(options.threads or max(1, torch.get_num_threads() // team.local_size))
+    with ExitStack() as stack:
+        data, device, facts = team.all(lambda: (_open_data(options), _device(options, team), _facts(options)))[team.rank]
+        if options.restart is None:  # else the launcher holds the lock
+            # torchrun is the process that was started; it lives on when this one is started again.
+            pid = os.getppid() if is_launched() else os.getpid()
+            team.first(lambda: stack.enter_context(locked(options.output, pid)))
+            if team.rank == 0 and not restart:
+                stop_requested(options.output)  # what is left from before is taken away
+        heads = find_heads(options.heads) if options.heads else []
+        find_brain = options.find_brain or bool(options.init and read_card(options.init).get("find_brain"))
+        settings = {**vars(options), "heads": len(heads), "find_brain": find_brain}
+        run = Options(**{field.name: settings[field.name] for field in fields(Options)})
+        trainer = Trainer(
+            data, options.output, run, options.validation, device, options.init, options.resume or restart > 0,
+            options.cache, options.workers, facts, report, options.validation_share, options.precision,
+            options.augment_on, team, heads,
+        )
+        progress = trainer.run()
+    if team.rank == 0:
+        _tell(trainer, progress, options, report, trainer.output / BEST)
+    return 0
+
+
+def _tell(trainer, progress, options, report, best):
+    """Say how a run ended."""
+    complete = progress.epoch >= trainer.options.epochs
     result = {
         "output": str(trainer.output), "epochs": progress.epoch, "complete": complete,
         "best_epoch": progress.best_epoch, "best_dice": progress.best_dice,
+        "weights": str(best) if best.exists() else None,
     }
     if options.json:
         report({"event": "result", **result})
+        return
+    ending = "finished" if complete else "stopped; go on with --resume"
+    score = "" if progress.best_dice is None else f", best validation Dice {progress.best_dice:.4f}"
+    print(f"{trainer.output}: {ending} at epoch {progress.epoch}{score}")
+
+
+def _check_gpus(numbers):
+    import torch
+
+    here = torch.cuda.device_count()
+    if numbers and max(numbers) >= here:
+        found = f"GPUs 0 to {here - 1}" if here else "no GPU"
+        got = ",".join(map(str, numbers))
+        raise TrainingError(f"--gpus: got {got}; torch finds {found} here, see gaborseg environment")
+
+
+def _device(options, team):
+    """The torch device of this process of a team."""
+    import torch
+
+    from .segmenter import choose_device
+
+    if options.gpus and len(options.gpus) < team.local_size:
+        raise TrainingError(f"--gpus: got {len(options.gpus)} for {team.local_size} processes; each needs its own")
+    if options.gpus:
+        _check_gpus(options.gpus)
+        name = f"cuda:{options.gpus[team.local_rank]}"
+    elif options.processes:
+        name = "cpu"
+    elif team.size > 1 and options.device in ("auto", "cuda"):
+        enough = torch.cuda.device_count() >= team.local_size
+        name = f"cuda:{team.local_rank}" if enough or options.device == "cuda" else "cpu"
     else:
-        ending = "finished" if complete else "stopped; go on with --resume"
-        print(f"{trainer.output}: {ending} at epoch {progress.epoch}, best validation Dice {progress.best_dice:.4f}")
+        name = options.device
+    device = choose_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _open_data(options):
+    """The data set of a command, from whatever it was given as."""
+    from .dataset import find_data
+    from .packing import is_packed, open_packed
+
+    return open_packed(options.data) if is_packed(options.data) else find_data(options.data, options.table)
+
+
+def _facts(options):
+    if not options.facts:
+        return None
+    try:
+        return json.loads(Path(options.facts).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{options.facts}: cannot be read as JSON: {error}") from error
+
+
+def _pack(options, report):
+    from contextlib import nullcontext
+    from tempfile import TemporaryDirectory
+
+    from .dataset import find_data
+    from .images import check_output
+    from .packing import EXTENSIONS, pack
+
+    check_output(options.output, EXTENSIONS)
+    data = find_data(options.data, options.table)
+    with nullcontext(options.cache) if options.cache else TemporaryDirectory() as cache:
+        pack(data, options.output, cache, options.grid_size, report, options.find_brain)
+    size = round(Path(options.output).stat().st_size / 2**20, 1)
+    result = {"file": str(options.output), "cases": len(data.cases), "mib": size}
+    if options.json:
+        report({"event": "result", **result})
+    else:
+        print(f"{options.output}: {len(data.cases)} prepared scans, {size} MiB; gaborseg train takes it as a data set")
+    return 0
+
+
+def _data(options, report):
+    from dataclasses import asdict
+
+    from .checks import split_and_check, summary
+    from .sources import find_data
+
+    data = find_data(options.data, options.table)
+    training, validation, problems = split_and_check(
+        data, options.validation, options.validation_share, report=report
+    )
+    if options.json:
+        report({
+            "event": "result",
+            "layout": data.layout,
+            "cases": len(data.cases),
+            "subjects": len({case.subject for case in data.cases}),
+            "structures": list(data.table.names),
+            "absent": list(data.table.absent),
+            "table": str(data.table.path),
+            "training": [case.id for case in training],
+            "validation": [case.id for case in validation],
+            "problems": [{**asdict(problem), "file": str(problem.file)} for problem in problems],
+        })
+    else:
+        print(summary(data, training, validation, problems))
     return 0
 
 
 def _evaluate(options, report):
+    from .checks import refuse_errors
     from .dataset import find_data
     from .evaluation import evaluate
     from .images import check_output
@@ -244,6 +469,7 @@ def _evaluate(options, report):
     from .segmenter import Segmenter
 
     data = find_data(options.data, options.table)
+    refuse_errors(data.problems, report)
     cases = data.select(options.scans)
     files = [Path(options.output) / f"scores_{grid}.csv" for grid in ("cube", "scan")] if options.output else []
     for file in files:
@@ -256,7 +482,8 @@ def _evaluate(options, report):
     for file, rows in zip(files, results):
         write_scores(file, rows)
     if options.json:
-        report({"event": "result", "files": [str(file) for file in files], "cube": results[0], "scan": results[1]})
+        cube, scan = ([{k: None if v != v else v for k, v in row.items()} for row in rows] for rows in results)  # NaN
+        report({"event": "result", "files": [str(file) for file in files], "cube": cube, "scan": scan})
     else:
         size = segmenter.card["grid_size"]
         for title, rows in zip((f"On the network's {size}^3 cube", "On the scans' own grids"), results):

@@ -33,7 +33,7 @@ def _demo(scan, folder, weights):
     result.save(files[1])
     result.save_volumes(files[2])
     result.save_overview(files[3], image)
-    print(volumes_table(result.volumes))
+    print(volumes_table(result.volumes, result.quality))
     total = time.monotonic() - started
     print(f"\n{result.provenance['seconds']:.1f} s to segment, {total:.1f} s with pictures and start")
     print("\n".join(f"wrote {file}" for file in files))

@@ -39,3 +39,7 @@ class TrainingError(GaborSegError):
     """A training run that cannot start or go on."""
 
     code = "training"
+
+
+class ToldElsewhere(GaborSegError):
+    """The error of another process of the same run, which is the one that tells it."""

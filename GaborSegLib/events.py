@@ -1,8 +1,9 @@
 """What long work says while it runs: events, each a dictionary with the key `event`.
 
-`progress` (stage, done, total), `epoch` (one row of metrics.csv), `warning` (message), `result` (what was made and
-where) and `error` (code, message). Library functions take a callable `report(event)`; a terminal shows them to a
-person, and with `--json` they go to standard output, one JSON object a line, for a program such as the Slicer panel.
+`progress` (stage, done, total), `epoch` (one row of metrics.csv: loss, scores, speed, time left), `warning` (message),
+`result` (what was made and where) and `error` (code, message). Library functions take a callable `report(event)`; a
+terminal shows them to a person, and with `--json` they go to standard output, one JSON object a line, for a program
+such as the Slicer panel.
 """
 
 import json
@@ -60,4 +61,14 @@ class Terminal:
 def _epoch_line(event):
     dice = event.get("dice_mean")
     score = "" if dice is None else f"  validation Dice {dice:.4f}"
-    return f"epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.4f}{score}  {event['seconds']:.0f} s"
+    left = event.get("seconds_left")
+    rest = f", {_duration(left)} left" if left else ""
+    return f"epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.4f}{score}  {event['seconds']:.0f} s{rest}"
+
+
+def _duration(seconds):
+    """Seconds as a person says it: 50 s, 12 min, 3 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

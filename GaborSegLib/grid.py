@@ -8,7 +8,6 @@ the result, and an obliquely acquired slab is seen as it was planned.
 
 from dataclasses import dataclass
 
-import nibabel
 import numpy as np
 import torch
 
@@ -39,6 +38,8 @@ class Grid:
     @property
     def orientation(self):
         """nibabel's orientation array of the scan: per stored axis the anatomical axis and its direction."""
+        import nibabel
+
         return nibabel.io_orientation(self.affine)
 
     @property
@@ -60,10 +61,14 @@ class Grid:
 
     def turn(self, array):
         """A scan's array (I, J, K) with its axes turned to right, anterior, superior."""
+        import nibabel
+
         return nibabel.apply_orientation(array, self.orientation)
 
     def turn_back(self, array):
         """The inverse of `turn`."""
+        import nibabel
+
         orientation = nibabel.orientations.ornt_transform(
             nibabel.orientations.axcodes2ornt("RAS"), self.orientation
         )
@@ -116,6 +121,15 @@ class Grid:
             result[row, inside[1], inside[2]] = (y @ plane @ x.T).argmax(dim=0).to(torch.uint8).numpy()
         return np.ascontiguousarray(self.turn_back(result.transpose(2, 1, 0)))
 
+    def cube_from(self, cube, other):
+        """A cube (D, H, W) of another `Grid` over the same scan, interpolated linearly to this one; 0 outside."""
+        for dimension, axis in enumerate((2, 1, 0)):
+            first, second = other._positions(axis)[:2]
+            index = (self._positions(axis) - first) / (second - first)
+            weights = np.maximum(0, 1 - np.abs(index[:, None] - np.arange(other.size)))
+            cube = _along(torch.from_numpy(weights.astype(np.float32)), cube, dimension)
+        return cube
+
     def cube_to_turned(self, index):
         """Cube index (x, y, z) to voxel index of the turned scan, as `low` and `high` are given; a tuple of 3."""
         ends = [self._positions(axis)[[0, 1]] for axis in range(3)]
@@ -123,6 +137,8 @@ class Grid:
 
     def cube_affine(self):
         """(4, 4), cube index (x, y, z) to right-anterior-superior millimetres."""
+        import nibabel
+
         turned = self.affine @ nibabel.orientations.inv_ornt_aff(self.orientation, self.shape)
         step = self.spacing / self.turned_spacing
         scale = np.diag([*step, 1.0])

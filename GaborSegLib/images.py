@@ -2,7 +2,8 @@
 
 In memory every image is an array with the axes i, j, k as stored and an affine that takes voxel indices to
 right-anterior-superior (RAS) millimetres. nibabel reads and writes NIfTI and MGH; SimpleITK does NRRD, MetaImage and
-DICOM, and its left-posterior-superior (LPS) millimetres are turned into RAS here.
+DICOM, and its left-posterior-superior (LPS) millimetres are turned into RAS here. Both are imported where a file is
+read or written: training on a packed data set does without them.
 """
 
 import gzip
@@ -14,9 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import SimpleITK as sitk
 
 from .errors import ImageError, OutputError
 
@@ -92,6 +91,8 @@ def read_image(path):
         raise ImageError(
             f"{path}: got the extension '{extension}'; wanted one of {', '.join(READABLE)}, or a folder of DICOM files"
         )
+    import SimpleITK as sitk
+
     try:
         with _without_itk_warnings():
             if path.is_dir() or extension == ".dcm":
@@ -138,6 +139,9 @@ def write_label_map(path, labels, affine, structures):
     Raises:
         OutputError: another extension, or the file cannot be written.
     """
+    import nibabel
+    import SimpleITK as sitk
+
     extension = _known_extension(path, WRITABLE)
     with replacing(path) as temporary:
         if extension in NIBABEL:
@@ -218,6 +222,8 @@ def _reason(error):
 
 @contextmanager
 def _without_itk_warnings():
+    import SimpleITK as sitk
+
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -227,6 +233,8 @@ def _without_itk_warnings():
 
 
 def _read_nibabel(path):
+    import nibabel
+
     if path.suffix.lower() in (".gz", ".mgz"):
         # nibabel stops after the last voxel and never compares the checksum behind it.
         with gzip.open(path) as file:
@@ -244,6 +252,8 @@ def _read_nibabel(path):
 
 
 def _from_itk(path, image, warnings=()):
+    import SimpleITK as sitk
+
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -260,6 +270,8 @@ def _from_itk(path, image, warnings=()):
 
 def _read_dicom(path):
     """The series that a .dcm file belongs to, or the longest one in a folder."""
+    import SimpleITK as sitk
+
     reader, folder = sitk.ImageSeriesReader, str(path if path.is_dir() else path.parent)
     series = [reader.GetGDCMSeriesFileNames(folder, uid) for uid in reader.GetGDCMSeriesIDs(folder)]
     if path.is_file():
@@ -283,6 +295,8 @@ def _check_slices(path, files, image):
 
     A slice that is missing from a series moves others by half a slice or more; rounding moves none by a tenth.
     """
+    import SimpleITK as sitk
+
     if len(files) == 1:
         return
     reader, away = sitk.ImageFileReader(), []
@@ -365,6 +379,8 @@ def _times(numbers):
 
 
 def _nibabel_image(extension, labels, affine):
+    import nibabel
+
     if extension in (".mgh", ".mgz"):
         return nibabel.MGHImage(labels, affine)
     image = nibabel.Nifti1Image(labels, affine)
@@ -377,6 +393,8 @@ def _nibabel_image(extension, labels, affine):
 
 def itk_image(array, affine):
     """The SimpleITK image of an array (I, J, K) and its RAS affine (4, 4)."""
+    import SimpleITK as sitk
+
     lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))

@@ -84,4 +84,18 @@ class CrossEntropyLoss(_Loss):
         return -(target * scores.clamp(min=self.epsilon).log()).sum(dim=1).mean()
 
 
-LOSSES = {"pcc": PCCLoss, "dice": DiceLoss, "cross-entropy": CrossEntropyLoss}
+class PCCCrossEntropyLoss(_Loss):
+    """The sum of the two, for training on cubes that need not hold every structure.
+
+    Where a label is absent from a target, its correlation is 0 whatever is predicted, and the PCC loss has no gradient:
+    it never says that there is no brain in a neck. The cross-entropy does.
+    """
+
+    def _compute(self, scores, target):
+        parts = PCCLoss(self.epsilon), CrossEntropyLoss(self.epsilon)
+        return sum(part._compute(scores, target) for part in parts)
+
+
+LOSSES = {
+    "pcc": PCCLoss, "dice": DiceLoss, "cross-entropy": CrossEntropyLoss, "pcc+cross-entropy": PCCCrossEntropyLoss
+}

@@ -3,7 +3,6 @@
 import csv
 
 import numpy as np
-import SimpleITK
 
 from .images import replacing
 
@@ -106,6 +105,8 @@ def _bounding_box(mask):
 
 def _surface(mask, spacing):
     """The surface of a mask, a SimpleITK image; the margin makes voxels at the edge of the array surface too."""
+    import SimpleITK
+
     image = SimpleITK.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))
     image.SetSpacing([float(size) for size in reversed(spacing)])  # SimpleITK names the array's last axis first
     return SimpleITK.LabelContour(image)
@@ -113,6 +114,8 @@ def _surface(mask, spacing):
 
 def _distances(surface, other):
     """From each voxel of a surface, the distance to the nearest voxel of the other, in mm."""
+    import SimpleITK
+
     distance = SimpleITK.SignedMaurerDistanceMap(other, squaredDistance=False, useImageSpacing=True)
     values = SimpleITK.GetArrayViewFromImage(distance)[SimpleITK.GetArrayViewFromImage(surface) > 0]
     return np.maximum(values, 0)  # the map is negative inside a surface where that is several voxels thick

@@ -5,24 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK
 import torch
 
 from . import __version__
 from .errors import GaborSegError, WeightsError
 from .events import silent
+from .finder import find_brain, largest_component
 from .gabor import bake_kernels
 from .grid import Grid, normalise
 from .images import check_image, read_image, write_label_map
 from .network import cube_scores
+from .quality import structure_quality
 from .structures import named_structures, paper_structures
 from .volumes import structure_volumes, write_volumes
 from .weights import bundled_weights, load_weights
 
-# In the training scans, which are cropped to the brain, the brain takes this share of the cube's edge.
-BRAIN_SHARE = 0.87
-# If it takes less than this in the cube over the whole scan, the scan is looked at again, closer.
-SMALLEST_BRAIN_SHARE = 0.8
 # All nineteen structures together, mL: adult brains lie well between these.
 SMALLEST_BRAIN, LARGEST_BRAIN = 600, 2000
 
@@ -36,6 +33,7 @@ class Segmentation:
         affine: the scan's (4, 4), voxel index to right-anterior-superior millimetres.
         structures: list of `Structure`.
         volumes: dictionary from structure name to mL.
+        quality: dictionary from structure name to 0..1, see `quality.structure_quality`.
         provenance: dictionary: scan, weights, their sha256, variant, versions, device, seconds, cube voxel size.
     """
 
@@ -43,6 +41,7 @@ class Segmentation:
     affine: np.ndarray
     structures: list
     volumes: dict
+    quality: dict
     provenance: dict
 
     def save(self, path):
@@ -51,7 +50,7 @@ class Segmentation:
 
     def save_volumes(self, path):
         """Write the volumes as CSV (see `volumes.write_volumes`)."""
-        write_volumes(path, self.volumes)
+        write_volumes(path, self.volumes, self.quality)
 
     def save_overview(self, path, image, title=None):
         """Write a picture of the structures over their scan, an `Image` (see `overview.write_overview`)."""
@@ -72,6 +71,8 @@ class Segmenter:
     Args:
         weights: path of a weight file, or a kernel variant whose file is bundled.
         device: `auto` (a GPU where there is one, else the CPU), or a torch device such as `cpu` or `cuda:1`.
+        mirror: average the scores of the scan and of its mirror image: a little better, the same for left and right,
+            and twice the time in the network.
 
     Raises:
         WeightsError: the file cannot be opened, or no file of that variant is bundled.
@@ -84,13 +85,16 @@ class Segmenter:
         print(segmentation.volumes["Hippocampus"])
     """
 
-    def __init__(self, weights="mixed", device="auto"):
+    def __init__(self, weights="mixed", device="auto", mirror=True):
         opened = load_weights(weights_path(weights))
         self.card = opened.card
         self.path = opened.path
+        self.mirror = mirror
         self.falls_back = device == "auto"
         self.device = choose_device(device)
         self.structures = named_structures(self.card["structures"])
+        # What is known of a whole brain's size says nothing about other structures.
+        self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
         self.network = bake_kernels(opened.network).to(self.device)
 
     def segment(self, image, report=silent):
@@ -125,32 +129,35 @@ class Segmenter:
             "gaborseg": __version__,
             "torch": torch.__version__,
             "device": str(self.device),
+            "mirror": self.mirror,
             "cube_spacing_mm": round(grid.spacing, 4),
             "seconds": round(time.monotonic() - started, 2),
         }
+        quality = structure_quality(scores, self.structures)
         volumes = structure_volumes(labels, image.affine, self.structures)
-        if self.card["structures"] == [structure.name for structure in paper_structures()]:
+        if self.covers_brain:
             for message in _doubts(sum(volumes.values())):
                 report({"event": "warning", "message": f"{image.name}: {message}"})
-        return Segmentation(labels, image.affine, self.structures, volumes, provenance)
+        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance)
 
     def _look(self, image, report):
-        """Scores on a cube over the whole scan; over the brain found there, if it is small in it."""
+        """Scores on a cube over the brain, and the cube's `Grid`."""
         grid = Grid(image.array.shape, image.affine, self.card["grid_size"])
-        scores = self.scores(grid.image_to_cube(image.array), report)
-        part = _brain_part(scores, grid)
-        if part is not None:
-            report({"event": "progress", "stage": "Looking closer", "done": 2, "total": 4})
-            grid = Grid(grid.shape, grid.affine, grid.size, *part)
-            scores = self.scores(grid.image_to_cube(image.array), report)
-        return grid, scores
+        brain = find_brain(image.array, image.affine, self.device) if self.card.get("find_brain") else None
+        if brain is not None:
+            grid = brain.grid_for(grid.size)
+        cube = grid.image_to_cube(image.array)
+        if brain is not None:
+            cube = brain.extract(cube, grid)
+        scores = self.scores(cube, report)
+        return grid, clean(scores) if self.covers_brain else scores
 
     @torch.inference_mode()
     def scores(self, cube, report=silent):
         """Class scores (C, D, H, W) of a cube (D, H, W) of the scan's own intensities, axes z, y, x."""
         cube = normalise(cube)
         try:
-            return cube_scores(self.network, cube.to(self.device), self.card["field"]).cpu()
+            return self._scores(cube)
         except torch.OutOfMemoryError as error:
             if not self.falls_back:
                 raise GaborSegError(
@@ -159,7 +166,16 @@ class Segmenter:
         report({"event": "warning", "message": f"{self.device} is out of memory; going on with the CPU"})
         self.device = torch.device("cpu")
         self.network.to(self.device)
-        return cube_scores(self.network, cube, self.card["field"])
+        return self._scores(cube)
+
+    def _scores(self, cube):
+        cube = cube.to(self.device)
+        scores = cube_scores(self.network, cube, self.card["field"]).cpu()
+        if self.mirror:
+            # The structures are not lateralised, so the mirrored brain is a brain as good.
+            mirrored = cube_scores(self.network, cube.flip(2), self.card["field"]).cpu()
+            scores = scores.add_(mirrored.flip(3)).div_(2)
+        return scores
 
 
 def weights_path(weights):
@@ -193,16 +209,11 @@ def _doubts(total):
         yield f"the structures add up to {total:.0f} mL, less than a brain has; is this a T1 scan of a whole brain?"
 
 
-def _brain_part(scores, grid):
-    """Corners of the part of the scan (see `Grid`) to look at again, or None if the brain is large enough already."""
-    found = SimpleITK.GetImageFromArray((scores.argmax(dim=0) > 0).to(torch.uint8).numpy())
-    components = SimpleITK.RelabelComponent(SimpleITK.ConnectedComponent(found))
-    statistics = SimpleITK.LabelShapeStatisticsImageFilter()
-    statistics.Execute(components)
-    if not statistics.HasLabel(1):
-        return None
-    box = np.array(statistics.GetBoundingBox(1), dtype=float)  # x, y, z; then the size
-    if box[3:].max() >= SMALLEST_BRAIN_SHARE * grid.size:
-        return None
-    margin = (box[3:].max() / BRAIN_SHARE - box[3:].max()) / 2
-    return grid.cube_to_turned(box[:3] - margin), grid.cube_to_turned(box[:3] + box[3:] - 1 + margin)
+@torch.inference_mode()
+def clean(scores):
+    """Scores (C, D, H, W) of a whole brain, which is one piece: what else was found is background; changed in place."""
+    found = scores.argmax(dim=0) > 0
+    stray = found & ~torch.from_numpy(largest_component(found.numpy()))
+    scores[:, stray] = 0
+    scores[0, stray] = 1
+    return scores

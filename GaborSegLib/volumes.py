@@ -18,25 +18,35 @@ def structure_volumes(labels, affine, structures):
     return {structure.name: float(counts[structure.label] * voxel_ml) for structure in structures}
 
 
-def write_volumes(path, volumes):
+def write_volumes(path, volumes, quality=None):
     """Write a dictionary from `structure_volumes` as CSV: structure, volume_ml, percent (of all of them together).
+
+    `quality`, a dictionary from `quality.structure_quality`, adds the column quality, 0 to 1.
 
     Raises `OutputError` if the file cannot be written.
     """
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["structure", "volume_ml", "percent"])
+        writer.writerow(["structure", "volume_ml", "percent", *(["quality"] if quality else [])])
         for name, volume, percent in _with_percent(volumes):
-            writer.writerow([name, f"{volume:.4f}", f"{percent:.4f}"])
+            trust = [f"{quality[name]:.4f}"] if quality else []
+            writer.writerow([name, f"{volume:.4f}", f"{percent:.4f}", *trust])
 
 
-def volumes_table(volumes):
-    """A dictionary from `structure_volumes` as a text table, one line per structure and one for their total."""
+def volumes_table(volumes, quality=None):
+    """A dictionary from `structure_volumes` as a text table, one line per structure and one for their total.
+
+    `quality`, a dictionary from `quality.structure_quality`, adds a column.
+    """
     width = max(len(name) for name in [*volumes, "Structure"])
-    rule = "-" * (width + 24)
-    lines = [f"{name:<{width}}  {volume:>12.2f}  {percent:>8.2f}" for name, volume, percent in _with_percent(volumes)]
+    rule = "-" * (width + 24 + 11 * bool(quality))
+    head = f"{'Structure':<{width}}  {'Volume (mL)':>12}  {'Percent':>8}" + (f"  {'Quality':>9}" if quality else "")
+    lines = [
+        f"{name:<{width}}  {volume:>12.2f}  {percent:>8.2f}" + (f"  {quality[name]:>9.2f}" if quality else "")
+        for name, volume, percent in _with_percent(volumes)
+    ]
     total = f"{'Total':<{width}}  {sum(volumes.values()):>12.2f}"
-    return "\n".join([f"{'Structure':<{width}}  {'Volume (mL)':>12}  {'Percent':>8}", rule, *lines, rule, total])
+    return "\n".join([head, rule, *lines, rule, total])
 
 
 def _with_percent(volumes):

@@ -37,7 +37,7 @@ def test_the_spatial_change_agrees_with_simpleitk():
     for seed in range(4):
         size = torch.tensor(image.shape, dtype=torch.float64)
         matrix, offset = _spatial_change(settings, size, generator(seed), shift=True)
-        changed, _ = _sample(image, image > 0, matrix, offset, list(image.shape))
+        changed = _sample(image, matrix, offset, list(image.shape), "bilinear")
         transform = SimpleITK.AffineTransform(3)  # its axes run x, y, z
         transform.SetMatrix(matrix.numpy()[::-1, ::-1].ravel().tolist())
         transform.SetCenter([(n - 1) / 2 for n in reversed(image.shape)])
@@ -83,3 +83,30 @@ def test_the_same_numbers_draw_the_same_change():
         augment(image, image > 0, AUGMENTATIONS["strong"], generator(*numbers))[0] for numbers in ((1, 2), (1, 2), (2, 1))
     ]
     assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_a_cut_field_of_view_ends_in_a_plane():
+    image = torch.ones(16, 20, 24)
+    settings = Augmentation(probability=0.0, cut=1.0)
+    for place in range(8):
+        cut, labels = augment(image, image.byte(), settings, generator(place))
+        assert torch.equal(cut, labels.float())  # both end in the same place
+        lengths = [int(cut.amax(dim=[a for a in range(3) if a != axis]).sum()) for axis in range(3)]
+        assert cut.sum() == np.prod(lengths)  # a box is left
+        assert sum(length < full for length, full in zip(lengths, image.shape)) <= 1
+
+
+def test_the_curved_field_is_a_polynomial_of_order_3_in_its_logarithm():
+    field = augment(torch.ones(16, 16, 16), torch.ones(16, 16, 16), Augmentation(probability=0.0, curved_bias=0.5),
+                    generator(1))[0].double().log()
+    for axis in range(3):
+        assert field.diff(n=1, dim=axis).abs().max() > 1e-3
+        assert field.diff(n=4, dim=axis).abs().max() < 1e-5
+
+
+def test_thick_slices_keep_the_mean_and_change_one_axis():
+    image = torch.rand(24, 24, 24, generator=generator(2))
+    changed, _ = augment(image, image > 0, Augmentation(probability=0.0, slices=1.0), generator(4))
+    assert abs(float(changed.mean() / image.mean()) - 1) < 0.02
+    rough = [float(changed.diff(dim=axis).square().mean() / image.diff(dim=axis).square().mean()) for axis in range(3)]
+    assert sum(value < 0.5 for value in rough) >= 1

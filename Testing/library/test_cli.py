@@ -45,6 +45,8 @@ def test_json_is_one_event_a_line_and_nothing_else(scan, tiny_weights, tmp_path,
     assert {event["event"] for event in events} == {"progress", "warning", "result"}  # untrained: an unlikely volume
     assert events[-1]["files"] == {"labels": str(tmp_path / "l.mgz")}
     assert set(events[-1]["volumes"]) >= {"Hippocampus", "Thalamus"}
+    assert events[-1]["quality"].keys() == events[-1]["volumes"].keys()
+    assert all(0 <= quality <= 1 for quality in events[-1]["quality"].values())
 
 
 def test_several_scans_go_into_one_folder(scan, tiny_weights, tmp_path, capsys):

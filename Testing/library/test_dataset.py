@@ -1,73 +1,14 @@
-"""Data sets on disk."""
+"""Labelled scans on the network's grid."""
+
+import dataclasses
 
 import nibabel
 import numpy as np
 import pytest
 
 from GaborSegLib.augmentation import AUGMENTATIONS
-from GaborSegLib.dataset import TrainingImages, find_data, load_prepared, prepare, read_case, read_label_table
+from GaborSegLib.dataset import TrainingImages, find_data, load_prepared, prepare, read_case
 from GaborSegLib.errors import DataError
-
-
-def test_finds_scans_labels_and_subjects(data_set):
-    data = find_data(data_set)
-    assert [case.id for case in data.cases] == ["s0", "s1", "s2", "s3", "s4", "s5"]
-    assert data.table.names == ("Shell", "Core", "Left ball")
-    assert data.cases[5].subject == data.cases[0].subject == "A"
-
-
-def test_splits_by_subject(data_set):
-    data = find_data(data_set)
-    for names in (["s0"], ["s5"], ["A"]):
-        training, validation = data.split(names)
-        assert [case.id for case in validation] == ["s0", "s5"]
-        assert [case.id for case in training] == ["s1", "s2", "s3", "s4"]
-    for seed in range(10):
-        training, validation = data.split(seed=seed, share=0.4)
-        assert not {case.subject for case in training} & {case.subject for case in validation}
-        assert len({case.subject for case in validation}) == 2
-    with pytest.raises(DataError, match="named nobody"):
-        data.split(["nobody"])
-    with pytest.raises(DataError, match="none is left"):
-        data.split(["A", "B", "C", "D", "E"])
-
-
-def test_label_table_maps_ids(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("label,structure,x_ids\n2,B,7 9\n1,A,100-103\n")
-    table = read_label_table(path)
-    assert table.names == ("A", "B")
-    mapped = table.apply(np.array([[99, 100, 103, 104], [7, 8, 9, -1]]))
-    assert mapped.dtype == np.uint8 and mapped.tolist() == [[0, 1, 1, 0], [2, 0, 2, 0]]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("label,structure\n1,A\n", "ends in ids"),
-        ("", "columns none"),
-        ("label,structure,ids\n1,A,x\n", "whole numbers"),
-        ("label,structure,ids\n1,A,1\n3,B,2\n", "count from 1"),
-        ("label,structure,ids\n1,A,1-5\n2,B,4\n", r"\[4\]"),
-    ],
-)
-def test_wrong_label_tables_are_refused(text, message, tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_label_table(path)
-
-
-def test_incomplete_data_sets_are_refused(data_set):
-    (data_set / "labels" / "s3.nii.gz").unlink()
-    (data_set / "images" / "s1.nii.gz").unlink()
-    with pytest.raises(DataError, match="s1, s3"):
-        find_data(data_set)
-    (data_set / "structures.csv").unlink()
-    with pytest.raises(DataError, match="label table"):
-        find_data(data_set)
-    with pytest.raises(DataError, match="images or T1w"):
-        find_data(data_set / "labels")
 
 
 def test_labels_on_another_grid_are_refused(data_set):
@@ -92,6 +33,24 @@ def test_prepared_scans_are_kept_and_renewed(data_set, tmp_path):
     scan = nibabel.load(data.cases[0].image)
     nibabel.save(nibabel.Nifti1Image(scan.get_fdata() + 1, scan.affine), data.cases[0].image)
     assert prepare(data.cases, data.table, cache, size=32)[0] != stems[0]
+
+
+def test_with_the_brain_found_first_the_field_of_view_does_not_matter(data_set, tmp_path):
+    """A scan of little tissue counts as an extracted brain, so no network is needed here."""
+    data = find_data(data_set)
+    wide = [dataclasses.replace(data.cases[0], image=tmp_path / "image.nii.gz", labels=tmp_path / "labels.nii.gz")]
+    for case, kind in zip(data.cases[:1] * 2, ("image", "labels")):
+        scan = nibabel.load(getattr(case, kind))
+        padded = np.pad(np.asanyarray(scan.dataobj), ((9, 30), (4, 25), (12, 20)))
+        origin = scan.affine @ nibabel.affines.from_matvec(np.eye(3), (-9, -4, -12))
+        nibabel.save(nibabel.Nifti1Image(padded, origin), tmp_path / f"{kind}.nii.gz")
+    stems = [
+        prepare(cases, data.table, tmp_path / "cache", 32, find_brain=find)[0]
+        for cases, find in ((data.cases[:1], False), (wide, False), (wide, True))
+    ]
+    sizes = [int((load_prepared(stem)[1] > 0).sum()) for stem in stems]
+    assert sizes[1] < 0.5 * sizes[0]
+    assert sizes[2] == pytest.approx(sizes[0], rel=0.4)
 
 
 def test_an_epoch_shows_each_scan_once(data_set, tmp_path):

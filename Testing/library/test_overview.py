@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from GaborSegLib import overview
-from GaborSegLib.structures import Structure, paper_structures
+from GaborSegLib.structures import Structure, named_structures, paper_structures
 
 STRUCTURES = [
     Structure(1, "Cerebral grey", (200, 150, 140)),
@@ -108,6 +108,15 @@ def test_nothing_segmented_and_a_name_like_a_formula(head, tmp_path):
     scan, labels, affine = head
     overview.write_overview(tmp_path / "o.png", scan, 0 * labels, affine, paper_structures(), "$x_$ " * 99, "", {})
     assert imread(tmp_path / "o.png")[SLICES].max() > 0.5
+
+
+def test_other_and_many_structures(head, tmp_path, no_vtk):
+    """As many as Neuromorphometrics has: each has its swatch in the legend, and none runs off the picture."""
+    structures = named_structures([f"Region {i} of the cortex" for i in range(1, 140)])
+    legend = draw(tmp_path / "overview.png", head, structures)[:, 1400:]
+    for structure in (structures[0], structures[2], structures[3]):  # in the labels: not faint
+        assert (np.abs(legend - np.array(structure.colour) / 255).max(axis=2) < 0.01).any(), structure.name
+    assert legend[:85].max() < 0.1 and legend[1170:].max() < 0.1
 
 
 def test_shapes_must_agree(head, tmp_path):

@@ -11,9 +11,12 @@ from made import made_scan
 
 from GaborSegLib import segmenter as module
 from GaborSegLib.errors import GaborSegError, ImageError, WeightsError
+from GaborSegLib.finder import BRAIN_SHARE, Brain
+from GaborSegLib.grid import Grid
 from GaborSegLib.images import Image, read_image
 from GaborSegLib.segmenter import Segmenter
-from GaborSegLib.weights import bundled_weights, load_weights
+from GaborSegLib.structures import paper_structures
+from GaborSegLib.weights import bundled_weights, load_weights, save_weights
 
 AXIS_ORDERS_AND_FLIPS = [
     [[axis, flip] for axis, flip in zip(axes, flips)]
@@ -83,6 +86,16 @@ def test_an_oblique_affine_turns_the_segmentation_with_it(tiny_weights):
         assert (at_millimetres(result, turned) == at_millimetres(expected, points)).mean() > 0.999
 
 
+def test_a_mirrored_scan_has_the_mirrored_segmentation(tiny_weights):
+    image = made_image()
+    mirrored = Image(np.ascontiguousarray(image.array[::-1]), image.affine)
+    agreement = {}
+    for mirror in (True, False):
+        segmenter = Segmenter(tiny_weights, "cpu", mirror)
+        agreement[mirror] = (segmenter.segment(mirrored).labels[::-1] == segmenter.segment(image).labels).mean()
+    assert agreement[True] > 0.9999 > agreement[False]
+
+
 def test_labels_affine_volumes_and_provenance(tiny_weights):
     image = made_image()
     result = Segmenter(tiny_weights, "cpu").segment(image)
@@ -122,24 +135,59 @@ def test_refusals_and_warnings(tiny_weights):
         Segmenter("nothing.safetensors")
 
 
-def test_a_small_brain_is_looked_at_again(tiny_weights, monkeypatch):
-    """A network that finds exactly the bright voxels: over a wide field of view the cube closes in on them."""
-    segmenter = Segmenter(tiny_weights, "cpu")
-    looks = []
+def bright_scan():
+    """Two bright boxes, the smaller one away from the other."""
+    scan = np.zeros((120, 100, 110), dtype=np.float32)
+    scan[70:106, 20:50, 60:96] = 100
+    scan[5:11, 20:26, 60:66] = 100
+    return scan
 
+
+def finds_what_is_bright(segmenter, monkeypatch, looks):
     def bright(cube, report):
         looks.append(cube)
         found = (cube > 50).float()
         return torch.stack([1 - found, found] + [torch.zeros_like(found)] * 18)
 
     monkeypatch.setattr(segmenter, "scores", bright)
-    scan = np.zeros((120, 100, 110), dtype=np.float32)
-    scan[70:106, 20:50, 60:96] = 100
+
+
+def test_the_cube_lies_over_the_brain_that_was_found(tiny_weights, tmp_path, monkeypatch):
+    opened = load_weights(tiny_weights)
+    save_weights(tmp_path / "extracted.safetensors", opened.network, {**opened.card, "find_brain": True})
+    segmenter = Segmenter(tmp_path / "extracted.safetensors", "cpu")
+    scan = bright_scan()
+
+    def found(array, affine, device):
+        grid = Grid(array.shape, affine, 64)
+        # Turned: the first axis runs from left to right here.
+        low, high = np.array([120 - 106, 20, 60]), np.array([120 - 71, 49, 95])
+        kept = np.zeros(scan.shape, dtype=np.float32)
+        kept[70:106, 20:50, 60:96] = 1
+        return Brain(low, high, grid, grid.image_to_cube(kept))
+
+    monkeypatch.setattr(module, "find_brain", found)
+    finds_what_is_bright(segmenter, monkeypatch, looks := [])
     result = segmenter.segment(Image(scan, np.diag([-1.0, 1.0, 1.0, 1.0])))
-    assert len(looks) == 2
-    assert result.provenance["cube_spacing_mm"] == pytest.approx(36 / module.BRAIN_SHARE / 32, rel=0.12)
-    truth = scan > 0
+    assert len(looks) == 1
+    assert result.provenance["cube_spacing_mm"] == pytest.approx(36 / BRAIN_SHARE / 32, rel=0.01)
+    truth = np.zeros(scan.shape, dtype=bool)
+    truth[70:106, 20:50, 60:96] = True
     assert 2 * (truth & (result.labels == 1)).sum() / (truth.sum() + (result.labels == 1).sum()) > 0.95
+
+
+def test_stray_parts_are_taken_away_from_a_brain_and_not_from_other_structures(tiny_weights, tmp_path, monkeypatch):
+    opened = load_weights(tiny_weights)
+    nuclei = [f"Nucleus {i}" for i in range(1, 20)]
+    save_weights(tmp_path / "nuclei.safetensors", opened.network, {**opened.card, "structures": nuclei})
+    paper = [structure.name for structure in paper_structures()]
+    save_weights(tmp_path / "brain.safetensors", opened.network, {**opened.card, "structures": paper})
+    for name, stays in (("nuclei", True), ("brain", False)):
+        segmenter = Segmenter(tmp_path / f"{name}.safetensors", "cpu")
+        finds_what_is_bright(segmenter, monkeypatch, [])
+        labels = segmenter.segment(Image(bright_scan(), np.diag([-1.0, 1.0, 1.0, 1.0]))).labels
+        assert labels[80:96, 30:40, 70:86].all()
+        assert labels[7:10, 22:25, 62:65].any() == stays
 
 
 def test_out_of_memory_falls_back_to_the_cpu_only_if_the_device_is_auto(tiny_weights, monkeypatch):

@@ -25,6 +25,7 @@ def test_colours():
     structures = named_structures([structure.name for structure in paper] + [f"Other {i}" for i in range(20)])
     assert structures[:19] == paper
     assert [structure.label for structure in structures] == list(range(1, 40))
+    assert len({structure.colour for structure in named_structures([f"Other {i}" for i in range(255)])}) == 255
     colours = {structure.colour for structure in structures}
     assert len(colours) == 39
     assert all(0 <= value <= 255 and isinstance(value, int) for colour in colours for value in colour)

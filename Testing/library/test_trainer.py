@@ -4,18 +4,25 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from GaborSegLib.dataset import find_data
-from GaborSegLib.errors import TrainingError
-from GaborSegLib.trainer import BEST, SNAPSHOT, Options, Trainer, learning_rate
+from GaborSegLib.errors import DataError, OutputError, TrainingError
+from GaborSegLib.losses import PCCLoss
+from GaborSegLib.run_folder import PREVIOUS, SNAPSHOT, STOP, load_snapshot, request_stop
+from GaborSegLib.trainer import BEST, Options, Trainer, learning_rate
 from GaborSegLib.weights import load_weights
 
 SMALL = Options(
@@ -29,8 +36,9 @@ SMALL_ARGUMENTS = (
 
 
 def snapshot(folder):
-    with safe_open(folder / SNAPSHOT, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+    """All tensors of a snapshot: the network's and the optimiser's."""
+    network, optimiser, _ = load_snapshot(folder)
+    return {**network, **{f"optimiser {name}": tensor for name, tensor in optimiser.items()}}
 
 
 def start(data, output, *more):
@@ -68,8 +76,9 @@ def test_learns_the_made_structures(data_set, tmp_path):
 def test_writes_what_it_says(data_set, tmp_path):
     events = []
     Trainer(find_data(data_set), tmp_path / "run", SMALL, validation=["s1"], report=events.append).run()
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert names == {"metrics.csv", "curves.png", BEST, SNAPSHOT, "cache"}
+    names = {file.name for file in (tmp_path / "run").iterdir() if not file.name.startswith("optimiser-")}
+    assert names == {"metrics.csv", "curves.png", BEST, SNAPSHOT, PREVIOUS, "cache"}
+    assert len(list((tmp_path / "run").glob("optimiser-*.safetensors"))) == 2  # of the last two snapshots
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
@@ -77,6 +86,16 @@ def test_writes_what_it_says(data_set, tmp_path):
     assert all(0 <= float(row["Core"]) <= 1 for row in rows)
     epochs = [event for event in events if event["event"] == "epoch"]
     assert len(epochs) == 3 and epochs[-1]["loss"] == pytest.approx(float(rows[-1]["loss"]))
+    assert list(epochs[0]) == ["event", *rows[0]]
+    assert list(rows[0]) == (
+        "epoch epochs loss learning_rate seconds images_per_second memory_mib seconds_left dice_mean best_dice "
+        "best_epoch".split() + ["Shell", "Core", "Left ball"]
+    )
+    for event in epochs:
+        left = sum(row["seconds"] for row in epochs[: event["epoch"]]) / event["epoch"] * (3 - event["epoch"])
+        assert event["seconds_left"] == pytest.approx(left, abs=0.15)
+        assert event["images_per_second"] > 5 / event["seconds"] * 0.99  # validation is not counted
+        assert event["best_dice"] == max(row["dice_mean"] for row in epochs[: event["epoch"]])
     card = load_weights(tmp_path / "run" / BEST).card
     assert card["field"] == "content"  # it was trained on cubes of 16^3
     assert card["structures"] == ["Shell", "Core", "Left ball"]
@@ -139,15 +158,9 @@ def test_a_folder_with_a_run_is_not_overwritten(data_set, tmp_path):
     with pytest.raises(TrainingError, match="--resume"):
         Trainer(find_data(data_set), tmp_path, options, ["s1"])
     with pytest.raises(TrainingError, match="learning_rate 0.005"):
-        Trainer(find_data(data_set), tmp_path, Options(**{**options.__dict__, "learning_rate": 1.0}), ["s1"], resume=True)
+        Trainer(find_data(data_set), tmp_path, replace(options, learning_rate=1.0), ["s1"], resume=True)
     with pytest.raises(TrainingError, match="other training or validation scans"):
         Trainer(find_data(data_set), tmp_path, options, ["s2"], resume=True)
-
-
-def test_a_damaged_snapshot_is_refused(data_set, tmp_path):
-    (tmp_path / SNAPSHOT).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      rest")
-    with pytest.raises(TrainingError, match="not a snapshot"):
-        Trainer(find_data(data_set), tmp_path, SMALL, ["s1"], resume=True)
 
 
 def test_nan_stops_and_keeps_the_best_weights(data_set, tmp_path):
@@ -196,25 +209,185 @@ def test_learning_rate_is_constant_then_falls_along_a_cosine():
     assert all(learning_rate(Options(decay=0.0), step, 10) == 1e-3 for step in range(10))
 
 
-def test_a_full_disk_is_said_and_leaves_the_last_snapshot(data_set, tmp_path, monkeypatch):
-    from GaborSegLib import trainer as module
-    from GaborSegLib.errors import OutputError
+@contextmanager
+def largest_file(size):
+    """Context in which the system lets no file grow beyond so many bytes, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    trainer = Trainer(find_data(data_set), tmp_path, SMALL, ["s1"])
-    whole, count = module.save, []
 
-    def full(*arguments):
-        count.append(arguments)
-        if len(count) > 1:
-            raise OSError(28, "No space left on device")
-        return whole(*arguments)
+@contextmanager
+def read_only(folder):
+    """Context in which nothing can be written in a folder; as another user, where this one may do everything."""
+    user = os.geteuid()
+    folder.chmod(0o555)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
 
-    monkeypatch.setattr(module, "save", full)
-    with pytest.raises(OutputError, match="No space left on device"):
-        trainer.run()
-    assert not [file for file in os.listdir(tmp_path) if file.startswith(".partial")]
-    resumed = Trainer(find_data(data_set), tmp_path, SMALL, ["s1"], resume=True)
-    assert resumed.progress.epoch == 1
+
+@contextmanager
+def moved_away(folder):
+    """Context in which a folder is not there."""
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    try:
+        yield
+    finally:
+        elsewhere.rename(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
+@pytest.mark.parametrize("what", ["full disk", "permission", "data"])
+def test_what_happens_to_a_disk_leaves_a_run_that_goes_on(what, data_set, tmp_path):
+    options = replace(SMALL, variant="conventional", augmentation="none")
+    cache = tmp_path / "cache"
+    Trainer(find_data(data_set), tmp_path / "whole", options, ["s1"], cache=cache).run()
+    with TemporaryDirectory() as folder, ExitStack() as trouble:
+        Path(folder).chmod(0o755)  # and not below pytest's folder, which nobody else may enter
+        output = Path(folder) / "run"
+
+        def strike(event):
+            if event["event"] == "epoch" and event["epoch"] == 2:
+                trouble.enter_context(
+                    largest_file(100_000) if what == "full disk" else read_only(output) if what == "permission"
+                    else moved_away(cache)
+                )
+
+        errors = {
+            "full disk": (OutputError, "File too large.*last snapshot is kept.*--resume"),
+            "permission": (OutputError, "Permission denied.*last snapshot is kept.*--resume"),
+            "data": (DataError, "image.npy: cannot be read.*--resume"),
+        }
+        error, message = errors[what]
+        if what == "permission":
+            shutil.copytree(cache, Path(folder) / "prepared")
+        own_cache = Path(folder) / "prepared" if what == "permission" else cache
+        with pytest.raises(error, match=message):
+            Trainer(find_data(data_set), output, options, ["s1"], cache=own_cache, report=strike).run()
+        trouble.close()
+        assert load_snapshot(output)[2]["progress"]["epoch"] == 2
+        assert not [file for file in os.listdir(output) if file.startswith(".partial")]
+        progress = Trainer(find_data(data_set), output, options, ["s1"], cache=own_cache, resume=True).run()
+        assert progress.epoch == 3
+        assert_same(snapshot(tmp_path / "whole"), snapshot(output))
+
+
+def test_a_stop_file_ends_the_run_after_its_step(data_set, tmp_path):
+    def stop(event):
+        if event["event"] == "progress" and event["stage"] == "Epoch 2 of 3" and event["done"] == 2:
+            request_stop(tmp_path / "run")
+
+    options = replace(SMALL, variant="conventional")
+    progress = Trainer(find_data(data_set), tmp_path / "run", options, ["s1"], report=stop).run()
+    assert (progress.epoch, progress.step) == (1, 2) and not (tmp_path / "run" / STOP).exists()
+    assert load_snapshot(tmp_path / "run")[2]["progress"]["step"] == 2
+
+
+def test_a_stop_file_ends_the_preparation_too(data_set, tmp_path):
+    (tmp_path / "run").mkdir()
+    request_stop(tmp_path / "run")
+    progress = Trainer(find_data(data_set), tmp_path / "run", SMALL, ["s1"]).run()
+    assert (progress.epoch, progress.step) == (0, 0) and not (tmp_path / "run" / SNAPSHOT).exists()
+
+
+def test_long_epochs_are_saved_within(data_set, tmp_path, monkeypatch):
+    class Crash(Exception):
+        pass
+
+    def crash(event):
+        if event.get("stage") == "Epoch 1 of 3" and event["done"] == 4:
+            raise Crash
+
+    monkeypatch.setattr("GaborSegLib.trainer.SNAPSHOT_SECONDS", 0)
+    with pytest.raises(Crash):
+        Trainer(find_data(data_set), tmp_path, replace(SMALL, variant="conventional"), ["s1"], report=crash).run()
+    assert load_snapshot(tmp_path)[2]["progress"]["step"] == 3
+
+
+def test_augmentation_on_the_device_is_the_same(data_set, tmp_path):
+    options = replace(SMALL, variant="conventional", epochs=1, batch_size=2)
+    for place in ("cpu", "device"):
+        Trainer(find_data(data_set), tmp_path / place, options, ["s1"], augment_on=place).run()
+    assert_same(snapshot(tmp_path / "cpu"), snapshot(tmp_path / "device"))
+
+
+def test_a_batch_is_the_mean_over_its_images(data_set, tmp_path):
+    """One step of several images against torch on all of them at once, in float64; the last step has one image less."""
+    options = replace(SMALL, variant="conventional", epochs=1, batch_size=3, augmentation="none", patch=None, dropout=0)
+    trainer = Trainer(find_data(data_set), tmp_path, options, ["s1"])
+    trainer.network.double()
+    gradients, own_step = [], trainer.optimiser.step
+
+    def step():
+        gradients.append([parameter.grad.clone() for parameter in trainer.network.parameters()])
+        networks.append(deepcopy(trainer.network))
+        own_step()
+
+    networks, batches, losses = [], [], []
+    trainer.optimiser.step = step
+    trainer._prepare()
+    for images, labels in trainer._batches():
+        batches.append((images.double(), labels))
+        losses.append(trainer._step(images.double(), labels))
+        trainer.progress.step += 1
+    assert [len(images) for images, _ in batches] == [3, 2]
+    for network, (images, labels), found, loss in zip(networks, batches, gradients, losses):
+        network.zero_grad()
+        expected = PCCLoss()(network(images), labels)
+        expected.backward()
+        assert loss == pytest.approx(expected.item(), rel=1e-12)
+        for parameter, gradient in zip(network.parameters(), found):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_a_run_may_be_resumed_with_as_many_images_a_step_only(data_set, tmp_path):
+    options = replace(SMALL, variant="conventional", epochs=1)
+    Trainer(find_data(data_set), tmp_path, options, ["s1"]).run()
+    with pytest.raises(TrainingError, match=r"images a step \(batch size times processes\) 1, now it is 2"):
+        Trainer(find_data(data_set), tmp_path, replace(options, batch_size=2), ["s1"], resume=True)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_every_precision_trains(precision, data_set, tmp_path):
+    options = replace(SMALL, variant="mixed", epochs=1)
+    progress = Trainer(find_data(data_set), tmp_path, options, ["s1"], precision=precision).run()
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == (precision != "float32")
+    assert 0 < progress.rows[0]["loss"] < 1
+    weights = load_weights(tmp_path / BEST)
+    assert weights.card["training"]["precision"] == precision
+    assert all(tensor.dtype == torch.float32 for tensor in snapshot(tmp_path).values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux' limit of the address space")
+def test_out_of_memory_says_what_did_not_fit_and_what_helps(data_set, tmp_path):
+    import resource
+
+    options = replace(SMALL, variant="conventional", patch=None, grid_size=128, augmentation="none", base_channels=16)
+    trainer = Trainer(find_data(data_set), tmp_path, options, ["s1"])
+    trainer._prepare()
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (200 << 20), hard))
+    try:
+        with pytest.raises(TrainingError, match=r"memory of cpu ran out.*\(128, 128, 128\) voxels.*--patch 64"):
+            trainer.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_a_share_of_the_subjects_is_held_out(data_set, tmp_path):
+    for share, count in ((0.4, 2), (0.0, 0)):
+        trainer = Trainer(find_data(data_set), tmp_path / str(share), SMALL, validation_share=share)
+        assert len({case.subject for case in trainer.validation}) == count
 
 
 def test_an_epoch_takes_its_time_into_the_table(data_set, tmp_path):

@@ -53,6 +53,18 @@ def test_table_lines_up_and_ends_with_the_total(volumes):
     assert len({line.rfind(".") for line in lines[2:5]}) == 1
 
 
+def test_quality_is_one_more_column(volumes, tmp_path):
+    quality = {"Big": 0.912345, "Small": 0.5, "Absent": 0.0}
+    write_volumes(tmp_path / "volumes.csv", volumes, quality)
+    with open(tmp_path / "volumes.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["structure", "volume_ml", "percent", "quality"]
+    assert {row["structure"]: float(row["quality"]) for row in rows} == pytest.approx(quality, abs=1e-4)
+    lines = volumes_table(volumes, quality).splitlines()
+    assert lines[0].split()[-1] == "Quality" and lines[2].split()[-1] == "0.91"
+    assert len({len(line) for line in lines[:6]}) == 1
+
+
 def test_nothing_segmented(tmp_path):
     volumes = structure_volumes(np.zeros((4, 4, 4), np.uint8), np.eye(4), STRUCTURES)
     assert set(volumes.values()) == {0.0}

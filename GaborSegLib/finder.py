@@ -1,0 +1,133 @@
+"""Where the brain is in a scan: a very small network looks at the whole field of view, then again at what it found.
+
+The networks for the structures are trained on brain-extracted scans, as the paper's are. With what is not near the
+brain taken away, and the brain as large in the cube as it was in training, a scan with its skull, its neck or a wide
+field of view looks to them like one of those.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from .grid import Grid, normalise
+from .network import cube_scores
+from .structures import resource_path
+from .weights import load_weights, read_card
+
+WEIGHTS = "Weights/brain.safetensors"
+# In the training scans, which are cropped to the brain, the brain takes this share of the cube's edge.
+BRAIN_SHARE = 0.87
+# If it takes less than this in the cube over the whole scan, a closer one is laid over it.
+SMALLEST_BRAIN_SHARE = 0.8
+# Kept around the brain that was found, mm: its mask is coarse, and brain extractions leave fluid and meninges, too.
+KEPT = 4.0
+# A scan with less in it than this, mL, is a brain that was extracted already: heads are twice as large and more.
+LARGEST_BRAIN = 2000
+# Of the mean of tissue: what is darker, averaged over 3^3 voxels, is background or its noise.
+TISSUE_LEVEL = 0.35
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A brain in a scan.
+
+    Args:
+        low, high: corners of its box in the scan turned to right-anterior-superior, as `Grid` takes them.
+        grid: the `Grid` of `mask`.
+        mask: float tensor (D, H, W), 1 in the brain.
+        is_extracted: there is nothing else in the scan.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    grid: Grid
+    mask: torch.Tensor
+    is_extracted: bool = False
+
+    def grid_for(self, size):
+        """The cube to look for structures in: over the whole scan, or closer if the brain would be small in that."""
+        whole = Grid(self.grid.shape, self.grid.affine, size)
+        edges = (self.high - self.low + 1) * whole.turned_spacing
+        if edges.max() >= SMALLEST_BRAIN_SHARE * whole.spacing * size:
+            return whole
+        margin = edges.max() * (1 / BRAIN_SHARE - 1) / 2 / whole.turned_spacing
+        return Grid(whole.shape, whole.affine, size, tuple(self.low - margin), tuple(self.high + margin))
+
+    def extract(self, cube, grid):
+        """A cube of the scan (D, H, W) on a grid, with what is not near the brain set to 0."""
+        if self.is_extracted:
+            return cube
+        kept = grid.cube_from(self.mask, self.grid) > 0.5
+        reach = max(1, round(KEPT / grid.spacing))
+        return cube * functional.max_pool3d(kept[None, None].float(), 2 * reach + 1, 1, reach)[0, 0]
+
+
+def find_brain(array, affine, device="cpu"):
+    """Find the brain in a scan.
+
+    Args:
+        array: the scan's intensities, (I, J, K).
+        affine: its (4, 4), voxel index to right-anterior-superior millimetres.
+        device: of torch, to compute on.
+
+    Returns:
+        `Brain`, or None if there is none.
+    """
+    network, card = _network(str(device))
+    grid = Grid(array.shape, affine, card["grid_size"])
+    cube = normalise(grid.image_to_cube(array))
+    brain = _extracted(cube, grid)
+    if brain is not None:
+        return brain
+    for look in range(2):
+        if look:
+            cube = normalise(grid.image_to_cube(array))
+        with torch.inference_mode():
+            mask = cube_scores(network, cube.to(device), card["field"])[1].cpu() > 0.5
+        found = largest_component(mask.numpy())
+        if not found.any():
+            return brain
+        low, high = _corners(found, grid)
+        brain = Brain(low, high, grid, torch.from_numpy(found).float())
+        margin = 0.15 * (high - low)
+        grid = Grid(grid.shape, grid.affine, grid.size, tuple(low - margin), tuple(high + margin))
+    return brain
+
+
+def _extracted(cube, grid):
+    """The `Brain` of a scan in which there is nothing else, or None."""
+    tissue = functional.avg_pool3d(cube[None, None], 3, 1, 1)[0, 0] > TISSUE_LEVEL
+    if not tissue.any() or float(tissue.sum()) * grid.spacing**3 / 1000 > LARGEST_BRAIN:
+        return None
+    mask = largest_component(tissue.numpy())
+    return Brain(*_corners(mask, grid), grid, torch.from_numpy(mask).float(), True)
+
+
+@lru_cache(maxsize=2)
+def _network(device):
+    opened = load_weights(resource_path(WEIGHTS))
+    return opened.network.to(device), opened.card
+
+
+def checksum():
+    """The SHA-256 of the finder's weights: what was prepared with others is to be prepared anew."""
+    return read_card(resource_path(WEIGHTS))["sha256"]
+
+
+def largest_component(mask):
+    """The largest connected part of a boolean array, with its holes filled."""
+    import SimpleITK
+
+    components = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask.astype(np.uint8)))
+    largest = SimpleITK.RelabelComponent(components) == 1
+    return SimpleITK.GetArrayFromImage(SimpleITK.BinaryFillhole(largest)).astype(bool)
+
+
+def _corners(mask, grid):
+    """The box of a mask on a grid's cube, in voxel indices of the turned scan."""
+    places = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in (2, 1, 0)]
+    ends = [grid.cube_to_turned([p[i] for p in places]) for i in (0, -1)]
+    return np.array(ends[0]), np.array(ends[1])

@@ -1,0 +1,143 @@
+"""The benchmarks on accuracy: their arithmetic, and all of them in one run on made scans."""
+
+import csv
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import accuracy  # noqa: E402
+import robustness  # noqa: E402
+from degradations import DEGRADATIONS, Degradation  # noqa: E402
+from scans import Network, Scan, Scans  # noqa: E402
+
+from GaborSegLib.images import Image  # noqa: E402
+from GaborSegLib.network import build_network  # noqa: E402
+from GaborSegLib.structures import paper_structures  # noqa: E402
+from GaborSegLib.weights import save_weights  # noqa: E402
+
+
+def test_the_papers_figures_average_to_what_it_says():
+    for figures, average in accuracy.PAPER.values():
+        assert len(figures) == len(paper_structures()) == 19
+        assert np.mean(figures) == pytest.approx(average, abs=1)
+    assert set(accuracy.VERMIS) < {structure.name for structure in paper_structures()}
+
+
+def test_volume_differences():
+    volumes = np.array([[[1.0, 4.0, 0.0], [3.0, 4.0, 0.0]]])
+    assert accuracy.relative_difference(volumes).tolist() == [[100.0, 0.0, 0.0]]
+
+
+def test_correlation_within_structures_leaves_their_means_out():
+    # Two structures of different means in which quality and Dice go against each other.
+    pairs = np.array([[0.1, 0.2], [0.2, 0.1], [0.8, 0.9], [0.9, 0.8]])
+    within = pairs - accuracy.group_means(pairs, ["a", "a", "b", "b"])
+    assert accuracy.correlation(pairs) > 0.9
+    assert accuracy.correlation(within) == pytest.approx(-1)
+
+
+def test_a_scan_in_a_head_is_the_scan_with_surroundings(monkeypatch):
+    for name, value in (("FIELD", 64), ("PREPARED", 48), ("ABOVE", 4)):
+        monkeypatch.setattr(accuracy, name, value)
+    truth = 3 * (distances((34, 40, 30), (17, 20, 15)) < 12).astype(np.uint8)
+    scan = Scan("made", "S", Image(400 * (truth > 0).astype(np.float32), np.eye(4)), truth)
+    away = distances((64, 64, 64), (32, 32, 32))
+    head = np.select([away < 12, away < 16, away < 21], [3, 24, 511], 0).astype(np.int32)
+    image, labels = accuracy.put_in_head(scan, head, seed=4)
+    assert image.array.shape == labels.shape == (64,) * 3 and image.spacing == (1, 1, 1)
+    assert (labels == 3).sum() == (truth == 3).sum()
+    centre = np.array(np.nonzero(labels)).mean(axis=1)
+    assert centre == pytest.approx([32, 32, 36], abs=1.1)
+    # The brain is even, as it was, and within the head what surrounds it is not as dark as the air further out.
+    away = distances(labels.shape, centre)
+    brain, scalp, air = image.array[away < 10], image.array[(away > 17) & (away < 20)], image.array[away > 25]
+    assert brain.mean() == pytest.approx(200, rel=0.01) and brain.std() == pytest.approx(0.03 * 200, rel=0.2)
+    assert scalp.mean() > 2 * air.mean()
+    with pytest.raises(ValueError, match="made"):
+        accuracy.put_in_head(Scan("made", "S", Image(scan.image.array, 2 * np.eye(4)), truth), head, seed=4)
+
+
+def distances(shape, centre):
+    """Of each voxel from a place, in voxels."""
+    return np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - np.array(centre), axis=-1)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A weight file of a small network for the made data set, not trained, whose card knows splits."""
+    torch.manual_seed(2)
+    card = {
+        "variant": "conventional", "conventional_kernel_size": 3, "gabor_kernel_size": 3, "in_channels": 1,
+        "classes": 4, "base_channels": 4, "structures": ["Shell", "Core", "Left ball"], "grid_size": 32,
+        "field": "cube", "training": {"scans": ["s1", "s2"], "loss": "pcc", "earlier_stages": [{"scans": ["s3"]}]},
+        "scores": {"validation": {"scans": ["s0", "s5"]}},
+    }
+    save_weights(tmp_path / "small.safetensors", build_network("conventional", classes=4, base_channels=4), card)
+    return tmp_path / "small.safetensors"
+
+
+def test_all_tables_in_one_run(weights, data_set, tmp_path, monkeypatch, capsys):
+    few = [next(d for d in DEGRADATIONS if d.name == name) for name in ("Gamma", "Slices", "Field of view")]
+
+    def fail(*_):
+        return Image(np.zeros((20, 20, 20), np.float32), np.eye(4)), np.ones((20, 20, 20), np.uint8)
+
+    few.append(Degradation("Empty", "all 0", fail))
+    monkeypatch.setattr(robustness.measure, "__defaults__", (few,))
+    tables = ["dice", "repeatability", "flip", "robustness"]
+    out = tmp_path / "out"
+    arguments = ["accuracy.py", weights, "--data", data_set, "--device", "cpu", "--output", out, "--tables", *tables]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    accuracy.main()
+    text, name = capsys.readouterr().out, f"{weights.parent.name}/small"
+    assert (out / "accuracy.md").read_text(encoding="utf-8").strip() == text.strip()
+    assert "s0 (validation), s5 (validation)" in text  # subject A was held out
+    assert "## Dice on validation scans" in text and "| Left ball |" in text
+    assert f"- {name}: the scans s0 and s5 (validation)" in text and "1 not trained on" in text
+    assert "## Left and right" in text
+    assert f"{name}, s0, Empty all 0: ImageError" in text
+    with open(out / "robustness.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["scan"] for row in rows} == {"s0", "s5"}
+    assert {row["degradation"] for row in rows} == {"None", "Gamma", "Slices", "Field of view", "Empty"}
+    assert all(0 <= float(row["quality"]) <= 1 and 0 <= float(row["dice"]) <= 1 for row in rows)
+    network = Network(weights, "cpu", Scans(data_set).data)
+    splits = {"s1": "training", "s3": "training", "s0": "validation", "s4": "unknown"}
+    assert {scan: network.split(scan) for scan in splits} == splits
+
+
+def test_the_robustness_table_has_means_worst_scans_and_what_failed():
+    def row(scan, degradation, lost, dice=0.5, failure=None):
+        names = {"weights": "net", "scan": scan, "degradation": degradation, "strength": "much", "structure": "Core"}
+        return {**names, "dice": dice, "lost": lost, "quality": 0.5, "failure": failure}
+
+    rows = [row("a", "Noise", 0.02), row("b", "Noise", 0.06), row("a", "Blur", 0.2), row("b", "Blur", 0.6, 0.0, "Oops")]
+    text = robustness.robustness_table([row("a", robustness.NONE, 0.0), *rows])
+    assert "| Noise | much | 0.040 | 0.060 (b) |" in text and "| Blur | much | 0.400 | 0.600 (b) |" in text
+    assert "- net: 1 of 2 lose at most 0.05" in text and "- net, b, Blur much: Oops" in text
+    assert "None" not in text
+
+
+def test_what_is_mostly_out_of_view_does_not_count():
+    truth = np.zeros((10, 10, 10), np.uint8)
+    truth[0:4] = 1
+    truth[6:10] = 2
+    scan = Scan("made", "S", Image(truth.astype(np.float32), np.eye(4)), truth)
+    rest = truth[3:]
+    shares = robustness._in_view(scan, Image(rest.astype(np.float32), np.eye(4)), rest, range(1, 3))
+    assert shares.tolist() == [0.25, 1.0]
+
+
+def test_scans_are_turned_to_right_anterior_superior(data_set):
+    scan = Scans(data_set)["s0"]
+    assert nibabel.aff2axcodes(scan.image.affine) == ("R", "A", "S")
+    stored = nibabel.load(data_set / "images" / "s0.nii.gz")
+    assert nibabel.aff2axcodes(stored.affine) == ("L", "A", "S")
+    assert np.array_equal(scan.image.array, stored.get_fdata()[::-1].astype(np.float32))
+    assert np.allclose(scan.image.affine @ [0, 0, 0, 1], stored.affine @ [stored.shape[0] - 1, 0, 0, 1])

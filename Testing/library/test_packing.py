@@ -1,0 +1,75 @@
+"""A data set in one file."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+
+from GaborSegLib import cli
+from GaborSegLib.dataset import find_data, load_prepared, prepare
+from GaborSegLib.errors import DataError
+from GaborSegLib.packing import open_packed
+from GaborSegLib.run_folder import load_snapshot
+
+SMALL = (
+    "--variant conventional --epochs 2 --augmentation none --grid-size 16 --base-channels 4 --validation B "
+    "--device cpu --threads 1"
+).split()
+
+
+@pytest.fixture
+def packed(data_set, tmp_path):
+    path = tmp_path / "prepared.zip"
+    assert cli.main(["pack", str(data_set), "-o", str(path), "--grid-size", "16"]) == 0
+    return path
+
+
+def test_holds_what_prepare_makes(packed, data_set, tmp_path):
+    data, found = open_packed(packed), find_data(data_set)
+    assert [(case.id, case.subject) for case in data.cases] == [(case.id, case.subject) for case in found.cases]
+    assert data.table.names == found.table.names and data.table.ids == found.table.ids
+    expected = prepare(found.cases, found.table, tmp_path / "cache", 16)
+    for stem, other in zip(data.unpack(data.cases, tmp_path / "unpacked", 16), expected):
+        assert all(torch.equal(one, two) for one, two in zip(load_prepared(stem), load_prepared(other)))
+
+
+def test_trains_without_what_reads_scans_and_to_the_same_weights(packed, data_set, tmp_path):
+    blocked = "import sys; sys.modules.update(nibabel=None, SimpleITK=None)\nfrom GaborSegLib import cli\n"
+    code = blocked + "sys.exit(cli.main(sys.argv[1:]))"
+    arguments = ["train", str(packed), "-o", str(tmp_path / "packed"), *SMALL]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert cli.main(["train", str(data_set), "-o", str(tmp_path / "folder"), *SMALL]) == 0
+    first, second = load_snapshot(tmp_path / "packed"), load_snapshot(tmp_path / "folder")
+    assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
+    assert (tmp_path / "packed" / "best.safetensors").read_bytes() == (
+        tmp_path / "folder" / "best.safetensors"
+    ).read_bytes()
+
+
+def test_what_is_no_packed_data_set_is_refused(packed, tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        open_packed(tmp_path / "none.zip")
+    for name, content in (("text.zip", b"text"), ("cut.zip", packed.read_bytes()[:-100])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="damaged or incomplete"):
+            open_packed(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("a.txt", "a")
+    with pytest.raises(DataError, match="gaborseg pack"):
+        open_packed(tmp_path / "other.zip")
+    with pytest.raises(DataError, match="--grid-size 16"):
+        open_packed(packed).unpack([], tmp_path / "cache", 32)
+
+
+def test_a_damaged_scan_in_it_is_noticed(packed, tmp_path):
+    data = bytearray(packed.read_bytes())
+    with zipfile.ZipFile(packed) as file:
+        entry = file.getinfo("3.image.npy")
+    data[entry.header_offset + 1000] ^= 1
+    packed.write_bytes(data)
+    damaged = open_packed(packed)
+    with pytest.raises(DataError, match="damaged or incomplete"):
+        damaged.unpack(damaged.cases, tmp_path / "cache", 16)

@@ -1,0 +1,186 @@
+"""Training in several processes: real ones, that find each other over this machine's own network and use gloo.
+
+The results are compared with those of one process alone, which test_trainer.py compares with torch.
+"""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from GaborSegLib import cli
+from GaborSegLib.dataset import find_data
+from GaborSegLib.run_folder import LOCK, SNAPSHOT, STOP, is_alive, load_snapshot
+from GaborSegLib.trainer import Options, Trainer
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by Linux' /proc")
+
+# Augmented and with dropout: what is drawn depends on neither the processes nor their number.
+OPTIONS = Options(
+    variant="conventional", epochs=4, batch_size=2, augmentation="strong", grid_size=16, base_channels=4,
+    learning_rate=2e-3,
+)
+ARGUMENTS = (
+    "--variant conventional --epochs 4 --augmentation strong --grid-size 16 --base-channels 4 --lr 2e-3 "
+    "--validation s1,s2 --threads 1 --json"
+).split()
+TRAIN = ["-m", "GaborSegLib", "train"]
+
+
+@pytest.fixture
+def alone(data_set, tmp_path):
+    """(network, best validation Dice) of one process with two images a step; two of the six scans are validated on."""
+    progress = Trainer(find_data(data_set), tmp_path / "alone", OPTIONS, ["s1", "s2"], cache=tmp_path / "cache").run()
+    return load_snapshot(tmp_path / "alone")[0], progress.best_dice
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Function that starts a Python process; those that are left at the end are killed."""
+    processes = []
+
+    def run(*arguments, **more):
+        command = [sys.executable, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, **pipes, **more))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def children(pid, word):
+    """Process ids of a process's children whose command holds a word."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and word in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def wait_for(process, kind, **values):
+    """Read events until one of a kind with these values; all that were read."""
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line))
+        if events[-1]["event"] == kind and all(events[-1].get(key) == value for key, value in values.items()):
+            return events
+    raise AssertionError(f"the run ended too early: {events[-3:]} {process.stderr.read()}")
+
+
+def finish(process):
+    """The events to the end of a process that ends well."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def assert_as_alone(folder, alone):
+    network, best = alone
+    found, _, facts = load_snapshot(folder)
+    assert facts["progress"]["epoch"] == OPTIONS.epochs
+    for name in network:
+        torch.testing.assert_close(found[name], network[name], rtol=0, atol=1e-5)
+    assert facts["progress"]["best_dice"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_killed_process_is_replaced_and_the_run_ends_as_it_would_have(data_set, tmp_path, start, alone, capsys):
+    output = tmp_path / "run"
+    process = start(*TRAIN, data_set, "-o", output, "--processes", 2, "--cache", tmp_path / "cache", *ARGUMENTS)
+    events = wait_for(process, "epoch", epoch=1)
+    workers = children(process.pid, "spawn_main")
+    assert len(workers) == 2
+
+    assert json.loads((output / LOCK).read_text())["pid"] == process.pid
+    status = cli.main(["train", str(data_set), "-o", str(output), "--resume", "--device", "cpu", *ARGUMENTS])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert status == 2 and f"process {process.pid} on {socket.gethostname()}" in told["message"]
+
+    os.kill(workers[1], signal.SIGKILL)
+    events += finish(process)
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert len(warnings) == 1 and "SIGKILL" in warnings[0] and "restart 1 of 3" in warnings[0]
+    result = events[-1]
+    assert (result["event"], result["complete"]) == ("result", True)
+    assert result["best_dice"] == pytest.approx(alone[1], abs=1e-6)
+    assert result["weights"] == str(output / "best.safetensors")
+    assert_as_alone(output, alone)
+    with open(output / "metrics.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert not (output / LOCK).exists()
+
+
+def test_no_process_outlives_a_killed_launcher_and_one_process_goes_on(data_set, tmp_path, start, alone):
+    output, cache = tmp_path / "run", ["--cache", str(tmp_path / "cache")]
+    process = start(*TRAIN, data_set, "-o", output, "--processes", 2, *cache, *ARGUMENTS)
+    wait_for(process, "epoch", epoch=1)
+    workers = children(process.pid, "spawn_main")
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < end, "processes are left"
+        time.sleep(0.2)
+    assert (output / LOCK).exists()
+    more = [*cache, *ARGUMENTS, "--resume", "--batch-size", "2", "--device", "cpu"]
+    assert cli.main(["train", str(data_set), "-o", str(output), *more]) == 0
+    assert_as_alone(output, alone)
+
+
+def test_a_stopped_run_goes_on_under_two_launchers(data_set, tmp_path, start, alone):
+    """Stopped by SIGTERM to the launcher; then as if on two machines, of which one has the folder of the run."""
+    machines = [tmp_path / "one", tmp_path / "two"]
+    for machine in machines:
+        machine.mkdir()
+    process = start(*TRAIN, data_set, "-o", "run", "--processes", 2, *ARGUMENTS, cwd=machines[0])
+    wait_for(process, "epoch", epoch=1)
+    process.terminate()
+    result = finish(process)[-1]
+    assert (result["event"], result["complete"]) == ("result", False)
+    assert not (machines[0] / "run" / STOP).exists() and not (machines[0] / "run" / LOCK).exists()
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = (
+        "-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --rdzv-backend static --master-addr 127.0.0.1 "
+        f"--master-port {port} --local-addr 127.0.0.1"
+    ).split()
+    train = [*TRAIN, data_set, "-o", "run", "--resume", "--device", "cpu", *ARGUMENTS]
+    launchers = [start(*launch, "--node-rank", i, *train, cwd=machine) for i, machine in enumerate(machines)]
+    events = [finish(launcher) for launcher in launchers]
+    assert events[0][-1]["complete"] and events[1] == []  # the first process alone reports and writes
+    assert_as_alone(machines[0] / "run", alone)
+    assert os.listdir(machines[1] / "run") == ["cache"]
+
+
+def test_an_error_with_a_remedy_is_told_once_and_not_tried_again(data_set, tmp_path, start):
+    options = [*ARGUMENTS, "--lr", "1e30", "--augmentation", "none"]
+    process = start(*TRAIN, data_set, "-o", tmp_path / "run", "--processes", 2, *options)
+    output, _ = process.communicate(timeout=300)
+    events = [json.loads(line) for line in output.splitlines()]
+    assert process.returncode == 2
+    assert [event["event"] for event in events if event["event"] in ("error", "warning")] == ["error"]
+    assert "the loss became nan" in events[-1]["message"] and "learning rate" in events[-1]["message"]
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_gpus_that_are_not_there_are_refused_at_once(data_set, tmp_path, capsys):
+    here = torch.cuda.device_count()
+    status = cli.main(["train", str(data_set), "-o", str(tmp_path / "run"), "--gpus", f"{here},{here + 1}"])
+    assert status == 2 and f"got {here},{here + 1}" in capsys.readouterr().err
+    assert not (tmp_path / "run" / SNAPSHOT).exists()
