@@ -120,7 +120,7 @@ class Trainer:
         validation: ids held out, see `DataSet.split`.
         validation_share: share of the subjects held out where `validation` is None; none for 0.
         device: a torch device.
-        init: path of a weight file of the same variant to start from.
+        init: path of a weight file to start from, of the same variant or one that shares most layers with it.
         resume: go on from the folder's snapshot, if there is one.
         cache: folder of prepared scans; `output/cache` by default.
         workers: processes that load and augment images, for each process that trains.
@@ -509,20 +509,27 @@ class Trainer:
         write_curves(self.output / "curves.png", rows)
 
     def _start_from(self, path):
+        """Take from a weight file what fits: all of the same variant, the layers that two variants have in common."""
         weights = load_weights(path)
-        variant = weights.card["variant"]
-        if variant != self.options.variant:
-            raise TrainingError(f"{path}: has {variant} kernels, the run {self.options.variant}; they must be the same")
-        own = self.network.state_dict()
-        fitting = {k: v for k, v in weights.network.state_dict().items() if own[k].shape == v.shape}
+        loaded, own = weights.network.state_dict(), self.network.state_dict()
         kept_output = list(self.names) == weights.card["structures"]
-        if not kept_output:
-            fitting = {k: v for k, v in fitting.items() if not k.startswith("outputs.")}
-        lost = [k for k in own if k not in fitting and not k.startswith("outputs.")]
-        if lost:
+        fitting = {
+            name: value for name, value in loaded.items()
+            if name in own and own[name].shape == value.shape and (kept_output or not name.startswith("outputs."))
+        }
+        lost = [name for name in own if name not in fitting and not name.startswith("outputs.")]
+        variant = weights.card["variant"]
+        if variant == self.options.variant and lost:
             raise TrainingError(f"{path}: {lost[0]} has another shape here; channels and kernel sizes must agree")
-        own.update(fitting)
-        self.network.load_state_dict(own)
+        if sum(own[name].numel() for name in lost) > sum(own[name].numel() for name in fitting):
+            raise TrainingError(
+                f"{path}: has {variant} kernels, the run {self.options.variant}, and most layers differ; start from "
+                f"weights with {self.options.variant} kernels"
+            )
+        self.network.load_state_dict({**own, **fitting})
+        if lost:
+            message = f"has {variant} kernels, the run {self.options.variant}; only the layers that both have are used"
+            self.report({"event": "warning", "message": f"{path}: {message}"})
         if not kept_output:
             self.report({"event": "warning", "message": f"{path}: other structures; its last layer is not used"})
 

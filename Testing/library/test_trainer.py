@@ -20,10 +20,11 @@ import torch
 
 from GaborSegLib.dataset import find_data
 from GaborSegLib.errors import DataError, OutputError, TrainingError
+from GaborSegLib.gabor import PARAMETER_NAMES
 from GaborSegLib.losses import PCCLoss
 from GaborSegLib.run_folder import PREVIOUS, SNAPSHOT, STOP, load_snapshot, request_stop
 from GaborSegLib.trainer import BEST, Options, Trainer, learning_rate
-from GaborSegLib.weights import load_weights
+from GaborSegLib.weights import load_weights, save_weights
 
 SMALL = Options(
     variant="mixed", epochs=3, augmentation="strong", patch=16, grid_size=32, base_channels=4, gabor_kernel_size=3,
@@ -188,6 +189,19 @@ def test_starts_from_a_weight_file(data_set, tmp_path):
     other = Options(**{**options.__dict__, "variant": "conventional"})
     with pytest.raises(TrainingError, match="mixed kernels, the run conventional"):
         Trainer(find_data(data_set), tmp_path / "third", other, ["s1"], init=best)
+
+
+def test_gabor_kernels_start_from_mixed_ones_where_both_are_gabor(data_set, tmp_path):
+    options, events = Options(**{**SMALL.__dict__, "variant": "gabor"}), []
+    mixed = Trainer(find_data(data_set), tmp_path / "first", SMALL, ["s1"])
+    save_weights(tmp_path / "mixed.safetensors", mixed.network, mixed.card({"epoch": 0, "dice_mean": None}), torch.float32)
+    start = tmp_path / "mixed.safetensors"
+    gabor = Trainer(find_data(data_set), tmp_path / "second", options, ["s1"], init=start, report=events.append)
+    loaded, own = mixed.network.state_dict(), gabor.network.state_dict()
+    new = {name for name in own if name not in loaded}
+    assert new == {n for n in own if n.split(".")[-1] in PARAMETER_NAMES and n.split(".")[1] in ("0", "1")}
+    assert all(torch.equal(own[name], loaded[name]) for name in own if name in loaded)
+    assert any("only the layers that both have" in event.get("message", "") for event in events)
 
 
 def test_other_structures_keep_all_but_the_last_layer(data_set, tmp_path, tiny_weights):
