@@ -144,6 +144,7 @@ def _parser():
     packed.add_argument("--grid-size", type=_at_least(16), default=128, help="edge of the cube, voxels (default: 128)")
     packed.add_argument("--table", metavar="TABLE", help="as for train")
     packed.add_argument("--find-brain", action="store_true", help="as for train")
+    packed.add_argument("--heads", metavar="DIR", help="as for train: the heads built around the scans go in, too")
     packed.add_argument("--cache", metavar="DIR", help="folder for prepared scans (default: a temporary one)")
 
     evaluate = command("evaluate", _evaluate, "Score a network on labelled scans.")
@@ -331,7 +332,7 @@ def _train_with(team, options, report):
                 stop_requested(options.output)  # what is left from before is taken away
         heads = find_heads(options.heads) if options.heads else []
         find_brain = options.find_brain or bool(options.init and read_card(options.init).get("find_brain"))
-        settings = {**vars(options), "heads": len(heads), "find_brain": find_brain}
+        settings = {**vars(options), "heads": len(heads) or getattr(data, "heads", 0), "find_brain": find_brain}
         run = Options(**{field.name: settings[field.name] for field in fields(Options)})
         trainer = Trainer(
             data, options.output, run, options.validation, device, options.init, options.resume or restart > 0,
@@ -416,13 +417,15 @@ def _pack(options, report):
     from tempfile import TemporaryDirectory
 
     from .dataset import find_data
+    from .heads import find_heads
     from .images import check_output
     from .packing import EXTENSIONS, pack
 
     check_output(options.output, EXTENSIONS)
     data = find_data(options.data, options.table)
     with nullcontext(options.cache) if options.cache else TemporaryDirectory() as cache:
-        pack(data, options.output, cache, options.grid_size, report, options.find_brain)
+        heads = find_heads(options.heads) if options.heads else []
+        pack(data, options.output, cache, options.grid_size, report, options.find_brain, heads)
     size = round(Path(options.output).stat().st_size / 2**20, 1)
     result = {"file": str(options.output), "cases": len(data.cases), "mib": size}
     if options.json:

@@ -27,6 +27,9 @@ BRAIN, AIR, FLUID, FIRST_TISSUE = 0, 1, 2, 3
 FLUID_ID, BRAIN_STEM_ID, FIRST_TISSUE_ID = 24, 16, 500
 # The structure of that name ends where the extraction ended it, so it is left out when brains are laid over each other.
 BRAIN_STEM = "Brainstem"
+# Distances from the brain are kept up to this many voxels: no `collar_width` of an augmentation reaches as far, and
+# packed they take a quarter of the room.
+FARTHEST = 15
 PREPARATION = 1
 
 
@@ -40,15 +43,16 @@ def find_heads(folder):
     return files
 
 
-def prepare_heads(stems, files, cache, each=3, stem_label=None, report=silent):
+def prepare_heads(stems, files, cache, names=(), each=3, report=silent):
     """Build heads around prepared scans, or find them in the cache.
 
     Args:
         stems: of prepared scans, see `dataset.prepare`.
         files: head label maps.
         cache: folder to keep the built heads in.
+        names: of the structures in the prepared scans. The brain stem, if it is among them, is left out of the
+            bounding boxes.
         each: heads built around each scan: the files in turn.
-        stem_label: label of the brain stem in the prepared scans, left out of the bounding boxes if given.
         report: takes events.
 
     Returns:
@@ -58,6 +62,7 @@ def prepare_heads(stems, files, cache, each=3, stem_label=None, report=silent):
     if not files:
         return []
     built, opened = [], {}
+    stem_label = names.index(BRAIN_STEM) + 1 if BRAIN_STEM in names else None
     for number, stem in enumerate(stems):
         report({"event": "progress", "stage": "Building heads", "done": number, "total": len(stems)})
         chosen = [files[(number * each + i) % len(files)] for i in range(min(each, len(files)))]
@@ -114,7 +119,7 @@ def build_head(image, labels, head, stem_label=None):
     distance = SimpleITK.SignedMaurerDistanceMap(
         SimpleITK.GetImageFromArray(brain.astype(np.uint8)), squaredDistance=False, useImageSpacing=False
     )
-    distance = SimpleITK.GetArrayFromImage(distance).clip(0, 255).astype(np.uint8)
+    distance = SimpleITK.GetArrayFromImage(distance).clip(0, FARTHEST).astype(np.uint8)
     return np.stack([built, distance])
 
 

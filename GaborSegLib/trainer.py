@@ -28,7 +28,7 @@ from .dataset import TrainingImages, load_prepared, prepare, seed_of
 from .errors import DataError, OutputError, TrainingError
 from .events import silent
 from .grid import SIZE
-from .heads import BRAIN_STEM, prepare_heads
+from .heads import prepare_heads
 from .images import replacing
 from .losses import LOSSES
 from .metrics import dice
@@ -237,40 +237,52 @@ class Trainer:
 
     def _prepare(self):
         """Bring the scans to the network's grid, the processes of a machine sharing them; False if it was stopped."""
-        options, cases = self.options, self.training + self.validation
+        cases = self.training + self.validation
         share = cases[self.team.local_rank :: self.team.local_size]
-
-        def report(event):
-            self.report(event)
-            if self._wants_stop():
-                raise _Stopped
-
-        def work():
-            try:
-                if isinstance(self.data, PackedData):
-                    stems = self.data.unpack(share, self.cache, options.grid_size, options.find_brain, report)
-                else:
-                    stems = prepare(
-                        share, self.data.table, self.cache, options.grid_size, report, options.find_brain
-                    )
-            except _Stopped:
-                return None
-            except OSError as error:
-                raise DataError(_cannot_read(error)) from error
-            return {case.id: Path(stem).name for case, stem in zip(share, stems)}
-
-        answers = self.team.all(work)
+        answers = self.team.all(lambda: self._unless_stopped(self._prepare_scans, share))
         if None in answers:
             self.stopping = True
             return False
         names = {key: name for answer in answers for key, name in answer.items()}
         self.training_stems = [self.cache / names[case.id] for case in self.training]
         self.validation_stems = [self.cache / names[case.id] for case in self.validation]
-        stem_label = self.names.index(BRAIN_STEM) + 1 if BRAIN_STEM in self.names else None
-        self.heads = self.team.first(
-            lambda: prepare_heads(self.training_stems, self.head_maps, self.cache, stem_label=stem_label, report=report)
-        )
+        # One process of each machine builds the heads, and then the others find them.
+        leads = self.team.local_rank == 0
+        answers = self.team.all(lambda: self._unless_stopped(self._prepare_heads) if leads else [])
+        if None in answers:
+            self.stopping = True
+            return False
+        self.heads = answers[self.team.rank] if leads else self._prepare_heads(silent)
         return True
+
+    def _prepare_scans(self, share, report):
+        """The names, in the cache, of some cases: a dictionary from their ids."""
+        options = self.options
+        if isinstance(self.data, PackedData):
+            stems = self.data.unpack(share, self.cache, options.grid_size, options.find_brain, report)
+        else:
+            stems = prepare(share, self.data.table, self.cache, options.grid_size, report, options.find_brain)
+        return {case.id: Path(stem).name for case, stem in zip(share, stems)}
+
+    def _prepare_heads(self, report):
+        if isinstance(self.data, PackedData):
+            return self.data.unpack_heads(self.training, self.cache, report)
+        return prepare_heads(self.training_stems, self.head_maps, self.cache, self.names, report=report)
+
+    def _unless_stopped(self, work, *arguments):
+        """`work(*arguments, report)`, or None if the run was asked to stop meanwhile."""
+
+        def report(event):
+            self.report(event)
+            if self._wants_stop():
+                raise _Stopped
+
+        try:
+            return work(*arguments, report)
+        except _Stopped:
+            return None
+        except OSError as error:
+            raise DataError(_cannot_read(error)) from error
 
     def _run_epoch(self):
         progress, options = self.progress, self.options

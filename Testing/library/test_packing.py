@@ -4,12 +4,15 @@ import subprocess
 import sys
 import zipfile
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
 from GaborSegLib import cli
 from GaborSegLib.dataset import find_data, load_prepared, prepare
 from GaborSegLib.errors import DataError
+from GaborSegLib.heads import find_heads, prepare_heads
 from GaborSegLib.packing import open_packed
 from GaborSegLib.run_folder import load_snapshot
 
@@ -47,6 +50,27 @@ def test_trains_without_what_reads_scans_and_to_the_same_weights(packed, data_se
     assert (tmp_path / "packed" / "best.safetensors").read_bytes() == (
         tmp_path / "folder" / "best.safetensors"
     ).read_bytes()
+
+
+def test_heads_go_in_and_are_trained_with(data_set, tmp_path):
+    (tmp_path / "heads").mkdir()
+    for name in ("one", "two"):
+        head = np.zeros([40] * 3, dtype=np.int16)
+        head[8:32, 8:32, 8:32] = 516  # skull
+        head[12:28, 12:28, 12:28] = 3  # cerebral cortex
+        nibabel.save(nibabel.Nifti1Image(head, np.eye(4)), tmp_path / "heads" / f"{name}.nii.gz")
+    options = ["--heads", str(tmp_path / "heads")]
+    path = tmp_path / "prepared.zip"
+    assert cli.main(["pack", str(data_set), "-o", str(path), "--grid-size", "16", *options]) == 0
+    data, found = open_packed(path), find_data(data_set)
+    stems = prepare(found.cases, found.table, tmp_path / "cache", 16)
+    expected = prepare_heads(stems, find_heads(tmp_path / "heads"), tmp_path / "cache", found.table.names)
+    unpacked = data.unpack_heads(data.cases, tmp_path / "unpacked")
+    assert len(unpacked) == len(data.cases) and all(len(heads) == 2 for heads in unpacked)
+    for one, two in zip(sum(unpacked, []), sum(expected, [])):
+        assert np.array_equal(np.load(one), np.load(two))
+    assert cli.main(["train", str(path), "-o", str(tmp_path / "run"), *SMALL]) == 0
+    assert load_snapshot(tmp_path / "run")[2]["options"]["heads"] == 2
 
 
 def test_what_is_no_packed_data_set_is_refused(packed, tmp_path):
