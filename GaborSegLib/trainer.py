@@ -182,6 +182,7 @@ class Trainer:
             base_channels=options.base_channels,
             dropout=options.dropout,
         )
+        self.inherited = {"earlier_stages": []}
         if init:
             self._start_from(init)
         self.network.to(self.device)
@@ -484,6 +485,8 @@ class Trainer:
         """The card of the network as it is after the epoch of `row`."""
         options = self.options
         validation = {"scans": [case.id for case in self.validation]}
+        from_init = dict(self.inherited)
+        earlier = from_init.pop("earlier_stages")
         if row["dice_mean"] is not None:
             validation["dice_mean"] = round(row["dice_mean"], 4)
             validation["dice"] = {name: row[name] and round(row[name], 4) for name in self.names}
@@ -505,9 +508,11 @@ class Trainer:
                 **asdict(options),
                 "images_per_step": self.images_per_step,
                 "precision": self.precision,
+                **({"earlier_stages": earlier} if earlier else {}),
             },
             "scores": {"validation": validation},
             "versions": {"gaborseg": __version__, "torch": torch.__version__},
+            **from_init,
             **self.facts,
         }
 
@@ -539,6 +544,7 @@ class Trainer:
                 f"weights with {self.options.variant} kernels"
             )
         self.network.load_state_dict({**own, **fitting})
+        self.inherited = inherited(weights.card)
         if lost:
             message = f"has {variant} kernels, the run {self.options.variant}; only the layers that both have are used"
             self.report({"event": "warning", "message": f"{path}: {message}"})
@@ -554,6 +560,7 @@ class Trainer:
             for key, value in state.items()
         }
         facts = {"options": asdict(self.options), "images_per_step": self.images_per_step, **self._cases()}
+        facts["inherited"] = self.inherited
         with self._remedy():
             save_snapshot(self.output, network, optimiser, {**facts, "progress": asdict(self.progress)})
         self.saved = time.monotonic()
@@ -582,10 +589,11 @@ class Trainer:
             )
         if {key: facts[key] for key in self._cases()} != self._cases():
             raise TrainingError(f"{self.output}: the run was started with other training or validation scans")
-        return network, optimiser, facts["progress"]
+        return network, optimiser, facts["progress"], facts.get("inherited", self.inherited)
 
-    def _go_on_from(self, network, optimiser, progress):
+    def _go_on_from(self, network, optimiser, progress, inherited):
         self.network.load_state_dict(network)
+        self.inherited = inherited
         state = self.optimiser.state_dict()
         for index, (name, _) in enumerate(self.network.named_parameters()):
             values = _with_prefix(optimiser, f"{name}.")
@@ -611,6 +619,14 @@ class _Unchanged(torch.utils.data.Dataset):
 
 def _with_prefix(tensors, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def inherited(card):
+    """What the card of weights that started from others says of these: how they were trained, whose scans they saw."""
+    stage = dict(card.get("training", {}))
+    earlier = stage.pop("earlier_stages", [])
+    rights = {key: card[key] for key in ("licence", "credits") if key in card}
+    return {"earlier_stages": [*earlier, stage], **rights}
 
 
 def field_of(options):

@@ -44,6 +44,7 @@ FIELD = 256  # mm, of a built head's scan, at 1 mm
 PREPARED = 224  # voxels, a cube that holds every brain, which heads are built around
 ABOVE = 25  # mm that the brain lies above the middle of the field, as necks are scanned too
 LARGE = 3  # mL
+CUBE = 128  # voxels along the edge of the paper's cube
 
 
 def main():
@@ -103,8 +104,7 @@ def dice_table(held_out, split):
         trained = network.card.get("training", {}).get("loss")
         paper, average = PAPER.get((network.card["variant"], trained), ([], None))
         beside = [*paper, average, round(np.mean(np.array(paper)[common]))] if len(paper) == len(names) else []
-        size = network.card["grid_size"]
-        head += [f"{network.name}, {size}^3 (paper)", f"{network.name}, own grid"]
+        head += [f"{network.name}, {CUBE}^3 (paper)", f"{network.name}, own grid"]
         for scores, brackets in ((cube, beside), (own, [])):
             means = np.nanmean(scores, axis=0)
             numbers = [*means, np.nanmean(means), np.nanmean(means[common]), np.nanmean(scores, axis=1).min()]
@@ -114,8 +114,8 @@ def dice_table(held_out, split):
 
 
 def dice_on_cube(network, scan):
-    """Dice of each structure in the paper's protocol: on the cube over the whole scan, looked at once."""
-    grid = Grid(scan.image.array.shape, scan.image.affine, network.card["grid_size"])
+    """Dice of each structure in the paper's protocol: on a cube of its size over the whole scan, looked at once."""
+    grid = Grid(scan.image.array.shape, scan.image.affine, CUBE)
     predicted = network.segmenter.scores(grid.image_to_cube(scan.image.array)).argmax(dim=0)
     expected = grid.labels_to_cube(scan.truth, network.card["classes"])
     return network.dice(predicted.byte().numpy(), expected.numpy())

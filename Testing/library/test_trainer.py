@@ -24,7 +24,7 @@ from GaborSegLib.gabor import PARAMETER_NAMES
 from GaborSegLib.losses import PCCLoss
 from GaborSegLib.run_folder import PREVIOUS, SNAPSHOT, STOP, load_snapshot, request_stop
 from GaborSegLib.trainer import BEST, Options, Trainer, learning_rate
-from GaborSegLib.weights import load_weights, save_weights
+from GaborSegLib.weights import load_weights, read_card, save_weights
 
 SMALL = Options(
     variant="mixed", epochs=3, augmentation="strong", patch=16, grid_size=32, base_channels=4, gabor_kernel_size=3,
@@ -189,6 +189,21 @@ def test_starts_from_a_weight_file(data_set, tmp_path):
     other = Options(**{**options.__dict__, "variant": "conventional"})
     with pytest.raises(TrainingError, match="mixed kernels, the run conventional"):
         Trainer(find_data(data_set), tmp_path / "third", other, ["s1"], init=best)
+
+
+def test_the_card_tells_what_the_weights_started_from_however_often_the_run_was_stopped(data_set, tmp_path):
+    options = replace(SMALL, epochs=1)
+    licence = {"licence": "CC BY-NC 4.0", "credits": "their scans", "limits": "theirs"}
+    Trainer(find_data(data_set), tmp_path / "1", options, ["s1"], facts=licence).run()
+    Trainer(find_data(data_set), tmp_path / "2", options, ["s2"], init=tmp_path / "1" / BEST).run()
+    third = Trainer(find_data(data_set), tmp_path / "3", SMALL, ["s3"], init=tmp_path / "2" / BEST)
+    third._save_snapshot()
+    Trainer(find_data(data_set), tmp_path / "3", SMALL, ["s3"], resume=True).run()
+    cards = [read_card(tmp_path / name / BEST) for name in "123"]
+    assert cards[2]["licence"] == "CC BY-NC 4.0" and cards[2]["credits"] == "their scans" and "limits" not in cards[2]
+    stages = cards[2]["training"]["earlier_stages"]
+    assert [stage["scans"] for stage in stages] == [card["training"]["scans"] for card in cards[:2]]
+    assert "earlier_stages" not in cards[0]["training"] and not any("earlier_stages" in stage for stage in stages)
 
 
 def test_gabor_kernels_start_from_mixed_ones_where_both_are_gabor(data_set, tmp_path):

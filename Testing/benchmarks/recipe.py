@@ -1,0 +1,110 @@
+"""How the bundled weight files are made: trained in stages, scored on the scans held out, and written with their cards.
+
+Needs the labelled scans and head label maps of GABORSEG_DATA. A stage that was interrupted goes on where it was, and one
+that is done is passed over, so the same command finishes the work after anything.
+
+    python Testing/benchmarks/recipe.py mixed                         # what a CPU can do, in hours
+    python Testing/benchmarks/recipe.py mixed --gpu --gpus 0,1        # the paper's 300 epochs on whole scans
+    python Testing/benchmarks/recipe.py mixed --bundle run/best.safetensors    # only score and bundle
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from scans import DATA
+
+from GaborSegLib import cli
+from GaborSegLib.dataset import find_data
+from GaborSegLib.evaluation import evaluate
+from GaborSegLib.events import Terminal
+from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.structures import resource_path
+from GaborSegLib.weights import load_weights, save_weights
+
+SCANS = DATA / "oasis-neuromorphometrics"
+# Five scans of four people.
+VALIDATION = ("1002", "1019", "1039", "1036", "1122")
+# The last four head label maps are kept for the tables of accuracy.py.
+HEADS = 16
+FACTS = Path(__file__).parents[2] / "docs" / "oasis-card.json"
+
+CUBES = "--patch 64 --augmentation strong --dropout 0 --epochs 60 --decay 0.4 --validate-every 10"
+LARGER_CUBES = (
+    "--patch 96 --augmentation strong --dropout 0 --epochs 3 --decay 1 --validate-every 3 --lr 3e-4 --seed 1"
+)
+IN_HEADS = "--patch 96 --augmentation scanner --find-brain --dropout 0 --decay 1"
+CPU = {
+    "conventional": (CUBES, LARGER_CUBES, f"{IN_HEADS} --epochs 16 --lr 5e-4 --validate-every 4 --seed 2"),
+    "mixed": (CUBES, LARGER_CUBES, f"{IN_HEADS} --grid-size 144 --epochs 40 --lr 8e-4 --validate-every 10 --seed 3"),
+}
+GPU = (
+    "--augmentation scanner --find-brain --grid-size 144 --epochs 300 --decay 0.3 --validate-every 5 --workers 8 "
+    "--precision tf32",
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variant", choices=("conventional", "gabor", "mixed"))
+    parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="folder for the runs")
+    parser.add_argument("--gpu", action="store_true", help="the recipe for GPUs")
+    parser.add_argument("--bundle", type=Path, metavar="WEIGHTS", help="score and bundle these, train nothing")
+    options, more = parser.parse_known_args()  # what is unknown goes to `gaborseg train`
+    weights = options.bundle or train(options.variant, GPU if options.gpu else CPU[options.variant], options.output, more)
+    bundle(weights, resource_path("Weights") / f"{options.variant}.safetensors")
+
+
+def train(variant, stages, folder, more):
+    """Run all stages, each from the best weights of the one before; returns the path of the last one's."""
+    heads = folder / "heads"
+    heads.mkdir(parents=True, exist_ok=True)
+    for file in sorted((DATA / "head-label-maps").glob("*.nii.gz"))[:HEADS]:
+        if not (heads / file.name).exists():
+            (heads / file.name).symlink_to(file.resolve())
+    weights = None
+    for number, stage in enumerate(stages, start=1):
+        run = folder / f"{variant}-{number}"
+        command = ["train", str(SCANS), "-o", str(run), "--variant", variant, *stage.split(), *more, "--resume"]
+        command += ["--validation", ",".join(VALIDATION), "--cache", str(folder / "cache"), "--facts", str(FACTS)]
+        command += ["--heads", str(heads)] if "--find-brain" in command else []
+        command += ["--init", str(weights)] if weights else []
+        status = cli.main(command)
+        if status:
+            sys.exit(status)
+        weights = run / "best.safetensors"
+    return weights
+
+
+def bundle(weights, path):
+    """Score weights on the held-out scans and write them to a path, the scores in their card."""
+    opened, data = load_weights(weights), find_data(SCANS)
+    cases = [case for case in data.cases if case.id in VALIDATION]
+    cube, own = evaluate(Segmenter(weights, "cpu"), cases, data.table, Terminal())
+    size = opened.card["grid_size"]
+    scores = {
+        "scans": sorted(VALIDATION),
+        "note": "the epoch and the recipe were chosen on these scans; averaged with the mirror image",
+        "dice": means(cube, "dice"),
+        "dice_scan_grid": means(own, "dice"),
+        "hd95_mm_scan_grid": means(own, "hd95_mm"),
+        "msd_mm_scan_grid": means(own, "msd_mm"),
+    }
+    scores["dice_mean"] = round(float(np.mean(list(scores["dice"].values()))), 4)
+    scores["dice_mean_scan_grid"] = round(float(np.mean(list(scores["dice_scan_grid"].values()))), 4)
+    save_weights(path, opened.network, {**opened.card, "scores": {"validation": scores}})
+    print(f"{path}: Dice {scores['dice_mean']} on {size}^3, {scores['dice_mean_scan_grid']} on the scans' own grids")
+
+
+def means(rows, key):
+    """The mean over the scans of each structure."""
+    values = defaultdict(list)
+    for row in rows:
+        values[row["structure"]].append(row[key])
+    return {name: round(float(np.nanmean(found)), 4) for name, found in values.items()}
+
+
+if __name__ == "__main__":
+    main()
