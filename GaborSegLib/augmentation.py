@@ -60,7 +60,7 @@ AUGMENTATIONS = {
     # For scans of many scanners, extracted by other programs.
     "scanner": Augmentation(
         rotation=20.0, tilt=15.0, scale=(0.85, 1.15), flip=0.5, contrast=0.4, noise=0.1, curved_bias=0.3, blur=0.2,
-        slices=0.2, cut=0.1, bare=0.4, collar=0.5, collar_width=(0.0, 7.0),
+        slices=0.2, cut=0.1, bare=0.6, collar=0.35, collar_width=(0.0, 5.0),
     ),
     # For finding the brain in a whole field of view.
     "field": Augmentation(
