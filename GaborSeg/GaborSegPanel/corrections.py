@@ -118,7 +118,7 @@ def _labels(volume, node, structures, folder):
         ))
     overlap = 0
     if segmentation.GetNumberOfLayers() > 1:
-        inside = sum((slicer.util.arrayFromSegmentBinaryLabelmap(node, i, volume) > 0).astype(np.uint16) for i in ids)
+        inside = sum((_merged(volume, node, [segment_id]) > 0).astype(np.uint16) for segment_id in ids)
         overlap = int(np.count_nonzero(inside > 1))
     return labels, overlap
 
@@ -141,24 +141,27 @@ def _plain(name):
     return name.strip().casefold()
 
 
-def _merged(volume, node, ids):
-    """Number of the segment, from 1, that each voxel of the volume belongs to: array (K, J, I), by Slicer's export."""
+def _merged(volume, segmentation, ids):
+    """Number of the segment, from 1, that each voxel of the volume belongs to: array (K, J, I), by Slicer's export.
+
+    Not by slicer.util, whose functions leave a display node in the scene each time.
+    """
     segments = vtk.vtkStringArray()
     for segment_id in ids:
         segments.InsertNextValue(segment_id)
     labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "__temporary__")
     try:
         logic = slicer.modules.segmentations.logic()
-        if not logic.ExportSegmentsToLabelmapNode(node, segments, labelmap, volume):
+        if not logic.ExportSegmentsToLabelmapNode(segmentation, segments, labelmap, volume):
             raise PanelError(_("{name}: its segments could not be brought to the voxels of {volume}.").format(
-                name=node.GetName(), volume=volume.GetName()
+                name=segmentation.GetName(), volume=volume.GetName()
             ))
         return slicer.util.arrayFromVolume(labelmap).astype(np.int32)
     finally:
-        display = labelmap.GetDisplayNode()
-        if display is not None:
-            slicer.mrmlScene.RemoveNode(display.GetColorNode())
-        slicer.mrmlScene.RemoveNode(labelmap)
+        displays = [labelmap.GetNthDisplayNode(i) for i in range(labelmap.GetNumberOfDisplayNodes())]
+        for node in (*(display.GetColorNode() for display in displays), *displays, labelmap):
+            if node is not None:
+                slicer.mrmlScene.RemoveNode(node)
 
 
 def _write(folder, volume, array, labels, structures, digest, facts):

@@ -269,6 +269,7 @@ class Panel:
                 if j:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 ui.volumesTable.setItem(i, j, item)
+        ui.volumesTable.resizeColumnsToContents()
         ui.provenanceLabel.text = _provenance_line(results.provenance(segmentation)) if rows else ""
 
     def _copy_volumes(self):

@@ -169,6 +169,8 @@ class TrainingRun:
             parts.append(_("Epoch {epoch} of {count}, step {done} of {total}.").format(
                 epoch=self._epoch_under_way(), count=self.epochs, done=self.step[1], total=self.step[2]
             ))
+        elif self._place[0]:
+            parts.append(_("Epoch {epoch} of {count}, validation.").format(epoch=self._place[0], count=self.epochs))
         else:
             parts.append(_("{stage}, {done} of {total}...").format(
                 stage=self.step[0], done=self.step[1], total=self.step[2]

@@ -119,6 +119,7 @@ class TrainingPanel:
             if getattr(widget, name) != value:  # else the cursor would jump
                 setattr(widget, name, value)
             widget.blockSignals(was_blocked)
+        ui.optionsEdit.cursorPosition = 0  # the beginning of a long text is shown
         ui.shareBox.enabled = not choices.trainingValidation
         self._show_devices()
         self._show_suggestion()
@@ -465,6 +466,7 @@ class TrainingPanel:
                 if j:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(i, j, item)
+        table.resizeColumnsToContents()
 
     def _draw(self):
         """Bring the chart up to date; at the start of a run it is shown by itself."""
