@@ -332,7 +332,7 @@ class Panel:
         return self.environment if self._checked_interpreter == self.choices.interpreter else None
 
     def check_environment(self, then=None):
-        """Ask the chosen Python what it has; the answer comes later, and then `then` is called."""
+        """Ask the chosen Python what it has; the answer comes later, well or badly, and then `then` is called."""
         if self.choices is None or self.run is not None:
             return
         self.stop_check()
@@ -341,10 +341,10 @@ class Panel:
 
         def ended(result, message):
             self.stop_check()
-            if message is not None:
+            if message is None:
+                self._have_environment(result)
+            else:
                 self._environment_failed(message)
-                return
-            self._have_environment(result)
             if then is not None:
                 then()
 
@@ -354,6 +354,8 @@ class Panel:
         except PanelError as error:
             remove_folder(folder)
             self._environment_failed(str(error))
+            if then is not None:
+                then()
 
     def stop_check(self):
         """End an environment check under way."""
@@ -390,8 +392,9 @@ class Panel:
         if not environment["missing"]:
             lines.append(_("Everything that segmenting needs is there."))
         self.ui.environmentLabel.text = "\n".join(lines)
+        if environment["missing"]:
+            self.ui.environmentButton.collapsed = False
         self.ui.installButton.visible = bool(environment["missing"]) and not self.choices.interpreter
-        self.ui.environmentButton.collapsed = not environment["missing"]
         self.show_choices()
 
     def _environment_failed(self, message):

@@ -74,8 +74,8 @@ class TrainingRun:
 
     def stop(self):
         """Ask the run to save a snapshot and end after its step."""
-        self.stopping = True
         self._ask_to_stop()
+        self.stopping = True
 
     def owner(self):
         """Who is at work in the folder, a dictionary with pid, host, started and command, or None."""
@@ -83,7 +83,7 @@ class TrainingRun:
 
     @property
     def exists(self):
-        return bool(self.record or self.rows or self.has_snapshot or self._alive)
+        return bool(self.record or self.rows or has_snapshot(self.folder) or self._alive)
 
     @property
     def state(self):
@@ -96,13 +96,9 @@ class TrainingRun:
         return KILLED if self.record and not self._result else STOPPED
 
     @property
-    def has_snapshot(self):
-        return any((self.folder / name).exists() for name in SNAPSHOTS)
-
-    @property
     def can_resume(self):
         """Whether `resume` can go on with it; what was started elsewhere is resumed where its options are known."""
-        return self.exists and self.state not in (RUNNING, FINISHED) and bool(self.record) and self.has_snapshot
+        return self.exists and self.state not in (RUNNING, FINISHED) and bool(self.record) and has_snapshot(self.folder)
 
     @property
     def weights(self):
@@ -191,7 +187,7 @@ class TrainingRun:
     def _way_on(self):
         if self.can_resume:
             return " " + _("Resume goes on from its last snapshot.")
-        if self.has_snapshot:
+        if has_snapshot(self.folder):
             return " " + _("It was started elsewhere; go on with it there, by --resume.")
         return " " + _("Nothing was saved yet; start it again.")
 
@@ -257,6 +253,11 @@ class TrainingRun:
             return  # not there yet, or being replaced just now
         if rows and set(FIXED) <= set(rows[0]):
             self._metrics_seen, self.rows = seen, rows
+
+
+def has_snapshot(folder):
+    """Whether a folder holds a run that was begun."""
+    return any((Path(folder) / name).exists() for name in SNAPSHOTS)
 
 
 def start(folder, interpreter, arguments, facts=None, resume=False):

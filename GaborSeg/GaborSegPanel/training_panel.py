@@ -334,26 +334,27 @@ class TrainingPanel:
 
     def _when_python_is_ready(self, then):
         """Call `then` once the chosen Python is known to have what training needs."""
-        environment = self.panel.known_environment()
-        if environment is None:
+        if self.panel.known_environment() is not None:
+            self._with_packages(then)
+        elif self.panel.run is not None:
+            raise PanelError(_("A volume is being segmented; start the training when that has ended."))
+        else:
             self._say(_("Checking Python..."))
             self.panel.check_environment(lambda: self._react(lambda: self._with_packages(then)))
-        else:
-            self._with_packages(then)
 
     def _with_packages(self, then):
-        missing = self.panel.environment["missing"]
-        if missing:
-            self.panel.install(missing, self.choices.interpreter)
+        environment = self.panel.known_environment()
+        if environment is None:
+            raise PanelError(self.ui.environmentLabel.text)  # why the check failed
+        if environment["missing"]:
+            self.panel.install(environment["missing"], self.choices.interpreter)
         then()
 
     def _new_folder(self):
         """The chosen folder, or a new one: where a run is already, or none is chosen."""
         choices = self.choices
-        if choices.trainingFolder and not TrainingRun(choices.trainingFolder).exists:
-            return Path(choices.trainingFolder)
-        if choices.trainingFolder and not TrainingRun(choices.trainingFolder).has_snapshot:
-            return Path(choices.trainingFolder)  # nothing to lose: it ended before it had begun
+        if choices.trainingFolder and not training.has_snapshot(choices.trainingFolder):
+            return Path(choices.trainingFolder)  # new, or its run ended before there was anything to lose
         name = f"{Path(choices.trainingData).stem} {choices.trainingVariant}"
         parent = Path(choices.trainingFolder).parent if choices.trainingFolder else Path.home() / "GaborSeg" / "runs"
         number = 1

@@ -429,3 +429,12 @@ def test_new_weights_keep_the_licence_of_those_that_they_came_from(user):
     facts = recipes.inherited_facts(str(parameters.bundled_weights("mixed")))
     assert facts["licence"].startswith("CC BY-NC 4.0") and "OASIS" in facts["credits"]
     assert recipes.inherited_facts("") == {}
+
+
+def test_a_python_that_cannot_train_is_said(user, data_set, tmp_path):
+    user.choose(data_set)
+    user.training.stop_look()
+    user.choices.interpreter = str(tmp_path / "none")
+    user.start()
+    assert len(user.errors) == 1 and "there is no such Python" in user.errors[0]
+    assert user.run is None
