@@ -382,8 +382,8 @@ class TrainingPanel:
             self.run = TrainingRun(folder)
             if self.run.state != RUNNING:
                 self._offer_weights()
-        if self.run is not None and self.run.state == RUNNING:
-            self._timer.start()
+        if self.run is not None and self.run.state != FINISHED:
+            self._timer.start()  # also where nothing runs: somebody may go on with it in a terminal
         self._show_progress()
 
     def _poll(self):
@@ -398,7 +398,7 @@ class TrainingPanel:
         except PanelError as error:
             run.stopping = False
             self.panel.show_error(str(error))
-        if run.state != RUNNING:
+        if run.state == FINISHED:
             self._timer.stop()
         if self.choices is None:
             return
@@ -467,7 +467,6 @@ class TrainingPanel:
                 if j:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(i, j, item)
-        table.resizeColumnsToContents()
 
     def _draw(self):
         """Bring the chart up to date; at the start of a run it is shown by itself."""

@@ -48,7 +48,7 @@ def main():
     picture(widget, 0, options.folder / "panel-after.png")
     view_picture(options.folder / "view-3d.png")
     with tempfile.TemporaryDirectory() as folder:
-        training_pictures(widget, Path(folder), options.folder)
+        training_pictures(widget, Path(folder) / "Studies", options.folder)
     panel.close()
 
 
@@ -98,6 +98,7 @@ def wait(condition):
 
 def picture(widget, tab, file):
     """The whole panel as it is, at the width that it has in Slicer."""
+    import qt
     import slicer
 
     window = slicer.util.mainWindow()
@@ -106,7 +107,10 @@ def picture(widget, tab, file):
         slicer.app.processEvents()
         window.resize(460, max(320, window.centralWidget().sizeHint.height()))
     slicer.app.processEvents()
-    if not window.grab().save(str(file)):
+    page = widget.ui.tabs.currentWidget()
+    bottom = page.mapTo(window, qt.QPoint(0, page.sizeHint.height())).y()  # below it is only what the other tab needs
+    shown = window.grab()
+    if not shown.copy(0, 0, shown.width(), min(shown.height(), bottom + 12)).save(str(file)):
         sys.exit(f"{file}: cannot be written")
     print(file)
 

@@ -70,7 +70,7 @@ class User:
         assert len(self.run.rows) >= count, self.ui.trainingLabel.text
 
     def wait_for_end(self, timeout=120):
-        self.wait_until(lambda: self.run.state != "running" and not self.training._timer.active, timeout)
+        self.wait_until(lambda: self.run.state != "running", timeout)
 
 
 def end(run):
@@ -240,11 +240,14 @@ def test_an_error_is_shown_with_all_its_lines(user, folder):
     assert user.ui.trainingNotes.plainText.splitlines()[1:] == ["  a: is empty", "  b: is missing"]
 
 
-def test_a_run_of_a_terminal_is_shown_too(user, folder, process):
-    lock(folder, process.pid)
+def test_a_run_of_a_terminal_or_without_its_launcher_is_shown_too(user, folder, process):
+    record(folder, dead_pid())  # PythonSlicer is a launcher: its end is not that of the Python that it started
     write_rows(folder, 2)
     user.choices.trainingFolder = str(folder)
-    assert user.run.state == "running" and "At work" in user.ui.trainingLabel.text
+    assert user.run.state == "killed"
+    lock(folder, process.pid)
+    user.wait_until(lambda: user.run.state == "running", 5)
+    assert "At work" in user.ui.trainingLabel.text
     user.ui.stopButton.click()
     assert (folder / "stop").exists() and "Stopping after this step" in user.ui.trainingLabel.text
     assert not user.ui.stopButton.enabled
