@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -523,7 +523,8 @@ class Trainer:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
-        write_curves(self.output / "curves.png", rows)
+        with suppress(ModuleNotFoundError):  # the picture needs matplotlib, training does not
+            write_curves(self.output / "curves.png", rows)
 
     def _start_from(self, path):
         """Take from a weight file what fits: all of the same variant, the layers that two variants have in common."""

@@ -1,5 +1,6 @@
 """The panel of GaborSeg: everything that touches slicer, qt, ctk or vtk. It never imports torch; see `worker`."""
 
+import os
 from pathlib import Path
 
 # Slicer's scripted modules stand in one folder: this one in a source tree, the installed one otherwise.
@@ -21,3 +22,10 @@ def beside_module(name):
 def resource(name):
     """Path of a file in `Resources`."""
     return beside_module("Resources") / name
+
+
+def write_text(path, text):
+    """Write a small file so that whoever reads it meanwhile finds the old one or the new one, whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -9,11 +9,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import PanelError, installation, parameters, results
+from .corrections import count_cases, take_correction, usual_folder
 from .run import STEPS, Run
+from .training_panel import TrainingPanel
+from .widgets import BROWSE, VARIANT_NAMES, fill, fill_paths
 from .worker import Worker, make_temporary_folder, remove_folder
 
 DOUBLE_CLICK = 0.4  # seconds in which a second click on Segment is not yet one on Cancel
-BROWSE = "browse"  # item of a file choice that opens a dialog; no path is just this word
 
 
 class Panel:
@@ -35,9 +37,8 @@ class Panel:
         self._observed = None  # (parameter node, observer tag)
         self._filling = False
         self._connect()
-        self._variants = {"mixed": _("Mixed (recommended)"), "gabor": _("Gabor"), "conventional": _("Conventional")}
-        self._fill(ui.variantBox, [(self._variants[name], name) for name in parameters.VARIANTS], "mixed")
-        for widget in (ui.progressBar, ui.statusLabel, ui.resultsButton, ui.installButton):
+        self.training = TrainingPanel(self)
+        for widget in (ui.progressBar, ui.statusLabel, ui.resultsButton, ui.installButton, ui.learnLabel):
             widget.visible = False
         ui.progressBar.maximum = STEPS
         results.load_terminology()
@@ -55,6 +56,8 @@ class Panel:
         ui.saveButton.connect("clicked(bool)", lambda checked: self._save_volumes())
         ui.checkButton.connect("clicked(bool)", lambda checked: self.check_environment())
         ui.installButton.connect("clicked(bool)", lambda checked: self._install_missing())
+        ui.learnButton.connect("clicked(bool)", lambda checked: self.learn())
+        ui.learnFolderButton.connect("clicked(bool)", lambda checked: self._choose_corrections_folder())
 
     # The parameter node
 
@@ -69,12 +72,12 @@ class Panel:
         if node is None:
             return
         self.choices = parameters.wrap(node)
-        self._observed = (node, node.AddObserver("ModifiedEvent", lambda caller, event: self._show_choices()))
+        self._observed = (node, node.AddObserver("ModifiedEvent", lambda caller, event: self.show_choices()))
         if self.choices.inputVolume is None:
             self.choices.inputVolume = _first_scalar_volume()
-        self._show_choices()
+        self.show_choices()
 
-    def _show_choices(self):
+    def show_choices(self):
         """Bring every widget in line with the parameter node."""
         if self.choices is None or self._filling:
             return
@@ -85,30 +88,13 @@ class Panel:
             ui.outputSelector.setCurrentNode(choices.outputSegmentation)
         finally:
             self._filling = False
-        self._fill(ui.variantBox, [(self._variants[name], name) for name in parameters.VARIANTS], choices.variant)
-        self._fill_files(ui.weightsBox, _("Bundled"), "weights", choices.weights)
-        self._fill_files(ui.interpreterBox, _("Slicer's own"), "interpreter", choices.interpreter)
-        self._fill(ui.deviceBox, self._device_items(choices.device), choices.device)
+        fill(ui.variantBox, [(VARIANT_NAMES[name], name) for name in parameters.VARIANTS], choices.variant)
+        fill_paths(ui.weightsBox, [(_("Bundled"), "")], "weights", choices.weights)
+        fill_paths(ui.interpreterBox, [(_("Slicer's own"), "")], "interpreter", choices.interpreter)
+        fill(ui.deviceBox, self._device_items(choices.device), choices.device)
         ui.cardLabel.text = _card_line(choices)
         self._show_results(choices.outputSegmentation)
-
-    def _fill(self, box, items, current):
-        """Give a combo box (text, value) items and choose the one with the current value."""
-        was_filling, self._filling = self._filling, True
-        try:
-            if [(box.itemText(i), box.itemData(i)) for i in range(box.count)] != items:
-                box.clear()
-                for text, value in items:
-                    box.addItem(text, value)
-            box.currentIndex = next((i for i, (text, value) in enumerate(items) if value == current), -1)
-        finally:
-            self._filling = was_filling
-
-    def _fill_files(self, box, default, name, current):
-        files = [*parameters.recent_files(name), current]
-        files = [file for file in dict.fromkeys(files) if file]
-        items = [(default, ""), *((_short(file), file) for file in files), (_("Browse..."), BROWSE)]
-        self._fill(box, items, current)
+        self.training.show_choices()
 
     def _device_items(self, current):
         items = [(_("Auto"), "auto"), (_("CPU"), "cpu")]
@@ -145,7 +131,7 @@ class Panel:
                 self.choices.weights = str(path)
         except PanelError as error:
             self.show_error(str(error))
-        self._show_choices()
+        self.show_choices()
 
     def _device_chosen(self):
         if self.choices is not None and not self._filling:
@@ -158,7 +144,7 @@ class Panel:
         if path == BROWSE:
             path = self._ask_file(_("Choose a Python that has torch"), _("Programs (*)"))
         self.choices.interpreter = self.choices.interpreter if path is None else path
-        self._show_choices()
+        self.show_choices()
         self.check_environment()
 
     def _input_chosen(self, volume):
@@ -197,8 +183,7 @@ class Panel:
         self._warnings = []
         self._started = time.monotonic()
         self.run = Run(
-            self.choices, self.environment if self._checked_interpreter == self.choices.interpreter else None,
-            self._progress, self._log, self._warning, self._have_environment, self._ended, self.install,
+            self.choices, self.known_environment(), self._progress, self._log, self._warning, self._have_environment, self._ended, self.install,
         )
         self._show_running(True)
         self.run.start()
@@ -238,7 +223,7 @@ class Panel:
         self._show_running(False)
         if segmentation is not None:
             self.choices.outputSegmentation = segmentation
-            self._show_choices()
+            self.show_choices()
             facts = results.provenance(segmentation)
             done = _("{count} structures in {seconds} s on {device}.").format(
                 count=len(results.volume_rows(results.volumes_table(segmentation))), **facts
@@ -274,7 +259,9 @@ class Panel:
         ui.show3DButton.setSegmentationNode(shown)
         rows = results.volume_rows(table) if table is not None else []
         ui.volumesTable.setColumnCount(len(results.COLUMNS))
-        ui.volumesTable.setHorizontalHeaderLabels([_("Structure"), _("Volume (mL)"), _("% of all")])
+        ui.volumesTable.setHorizontalHeaderLabels([
+            _("Structure"), _("Volume (mL)"), _("% of all"), _("Quality"),
+        ])
         ui.volumesTable.setRowCount(len(rows))
         for i, row in enumerate(rows):
             for j, text in enumerate(row):
@@ -282,6 +269,7 @@ class Panel:
                 if j:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 ui.volumesTable.setItem(i, j, item)
+        ui.volumesTable.resizeColumnsToContents()
         ui.provenanceLabel.text = _provenance_line(results.provenance(segmentation)) if rows else ""
 
     def _copy_volumes(self):
@@ -306,10 +294,45 @@ class Panel:
                 path=path, reason=error.strerror
             ))
 
+    # Corrections
+
+    def learn(self):
+        """Take the shown volume and its corrected segmentation as a case to train on."""
+        choices, folder = self.choices, self.training.corrections_folder()
+        try:
+            case, overlap = take_correction(choices.inputVolume, choices.outputSegmentation, folder)
+        except PanelError as error:
+            self.show_error(str(error))
+            return
+        parameters.remember(choices)
+        lines = [_("Added as {case} to {folder}, which holds {count} corrections now.").format(
+            case=case, folder=folder, count=count_cases(folder)
+        )]
+        if overlap:
+            lines.append(_("{count} voxels were in several segments; the later one in the list has them.").format(
+                count=overlap
+            ))
+        lines.append(_("To learn from them: Advanced tab, training data, Corrections."))
+        self.ui.learnLabel.text = " ".join(lines)
+        self.ui.learnLabel.visible = True
+        self.training.show_choices()
+
+    def _choose_corrections_folder(self):
+        folder = qt.QFileDialog.getExistingDirectory(
+            self.ui.learnButton, _("Choose the folder that corrections go to"),
+            str(self.training.corrections_folder()),
+        )
+        if folder:
+            self.choices.correctionsFolder = folder
+
     # The worker's environment
 
-    def check_environment(self):
-        """Ask the chosen Python what it has; the answer comes later."""
+    def known_environment(self):
+        """What the chosen Python has, or None if that is not known."""
+        return self.environment if self._checked_interpreter == self.choices.interpreter else None
+
+    def check_environment(self, then=None):
+        """Ask the chosen Python what it has; the answer comes later, well or badly, and then `then` is called."""
         if self.choices is None or self.run is not None:
             return
         self.stop_check()
@@ -322,6 +345,8 @@ class Panel:
                 self._have_environment(result)
             else:
                 self._environment_failed(message)
+            if then is not None:
+                then()
 
         try:
             worker = Worker(self.choices.interpreter, ["environment"], folder, lambda event: None, self._log, ended)
@@ -329,6 +354,8 @@ class Panel:
         except PanelError as error:
             remove_folder(folder)
             self._environment_failed(str(error))
+            if then is not None:
+                then()
 
     def stop_check(self):
         """End an environment check under way."""
@@ -347,6 +374,7 @@ class Panel:
         """The panel goes: end everything."""
         self.cancel()
         self.stop_check()
+        self.training.close()
         self.set_parameter_node(None)
 
     def _have_environment(self, environment):
@@ -364,11 +392,14 @@ class Panel:
         if not environment["missing"]:
             lines.append(_("Everything that segmenting needs is there."))
         self.ui.environmentLabel.text = "\n".join(lines)
+        if environment["missing"]:
+            self.ui.environmentButton.collapsed = False
         self.ui.installButton.visible = bool(environment["missing"]) and not self.choices.interpreter
-        self._show_choices()
+        self.show_choices()
 
     def _environment_failed(self, message):
         self.environment = None
+        self.ui.environmentButton.collapsed = False
         self.ui.environmentLabel.text = message
         self.ui.installButton.visible = False
 
@@ -386,11 +417,6 @@ def _first_scalar_volume():
     return next((volume for volume in volumes if volume.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
 
 
-def _short(path):
-    """The end of a path, by which people know a file."""
-    return str(Path(*Path(path).parts[-2:]))
-
-
 def _card_line(choices):
     """What the chosen weight file says about itself, in one line."""
     if not choices.weights and not parameters.bundled_weights(choices.variant).is_file():
@@ -400,6 +426,9 @@ def _card_line(choices):
     except PanelError as error:
         return str(error)
     facts = [_("{count} structures").format(count=len(card["structures"]))]
+    dice = card.get("scores", {}).get("validation", {}).get("dice_mean")
+    if dice is not None:
+        facts.append(_("validation Dice {dice}").format(dice=f"{dice:.2f}"))
     licence = card.get("licence")
     if licence:
         facts.append(_("licence: {licence}").format(licence=licence))

@@ -12,8 +12,11 @@ from . import PanelError, resource
 
 VARIANTS = ("mixed", "gabor", "conventional")
 SETTINGS = "GaborSeg/"
-REMEMBERED = ("variant", "weights", "device", "interpreter")
-RECENT_FILES = 5
+REMEMBERED = ("variant", "weights", "device", "interpreter", "trainingData", "trainingTable", "trainingFolder",
+              "correctionsFolder")
+BUNDLED = "bundled"  # as the weights that a training starts from
+RECENT = ("weights", "interpreter", "trainingData", "trainingTable", "trainingFolder")
+RECENT_FILES = 8
 LONGEST_HEADER = 100 << 20  # bytes; the format's own limit
 
 
@@ -26,6 +29,16 @@ class Parameters:
     weights: path of a weight file; "" for the bundled file of the variant.
     device: "auto", "cpu" or "cuda:N".
     interpreter: path of the Python that does the work; "" for Slicer's own.
+    correctionsFolder: where corrected segmentations go, as a data set; "" for the usual place.
+    trainingData: folder of a data set, or path of a CSV.
+    trainingTable: label table: a path, the name of a bundled one, or "" for the data's own.
+    trainingShare: of the subjects, held out for validation, percent; trainingValidation: or these, separated by commas.
+    trainingVariant: kernel variant; trainingInit: path of the weights to start from, `BUNDLED`, or "" for none.
+    trainingLoss, trainingRate, trainingEpochs: of `gaborseg train`.
+    trainingCubes: edge of the random cubes trained on, 0 for whole scans.
+    trainingOptions: more options of `gaborseg train`, as in a terminal.
+    trainingDevices: "auto", or numbers of GPUs ("0,1"), "" for the CPU in trainingProcesses processes.
+    trainingFolder: of the run that is shown; "" for a new one.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
@@ -34,6 +47,21 @@ class Parameters:
     weights: str = ""
     device: str = "auto"
     interpreter: str = ""
+    correctionsFolder: str = ""
+    trainingData: str = ""
+    trainingTable: str = ""
+    trainingShare: int = 10
+    trainingValidation: str = ""
+    trainingVariant: str = "mixed"
+    trainingInit: str = ""
+    trainingLoss: str = "pcc"
+    trainingRate: float = 1e-3
+    trainingEpochs: int = 60
+    trainingCubes: int = 64
+    trainingOptions: str = "--augmentation strong --dropout 0 --decay 0.4 --validate-every 10"
+    trainingDevices: str = "auto"
+    trainingProcesses: int = 1
+    trainingFolder: str = ""
 
 
 def wrap(node):
@@ -53,15 +81,19 @@ def remember(parameters):
     settings = qt.QSettings()
     for name in REMEMBERED:
         settings.setValue(SETTINGS + name, getattr(parameters, name))
-    for name in ("weights", "interpreter"):
-        path = getattr(parameters, name)
-        if path:
-            files = [path, *(file for file in recent_files(name) if file != path)]
-            settings.setValue(f"{SETTINGS}recent_{name}", "\n".join(files[:RECENT_FILES]))
+    for name in RECENT:
+        if getattr(parameters, name):
+            remember_file(name, getattr(parameters, name))
+
+
+def remember_file(name, path):
+    """Put a path first among those used lately as one of `RECENT`."""
+    files = [path, *(file for file in recent_files(name) if file != path)]
+    qt.QSettings().setValue(f"{SETTINGS}recent_{name}", "\n".join(files[:RECENT_FILES]))
 
 
 def recent_files(name):
-    """Files used lately as `weights` or `interpreter`, the last one first."""
+    """Paths used lately as one of `RECENT`, the last one first."""
     return [file for file in (qt.QSettings().value(f"{SETTINGS}recent_{name}") or "").split("\n") if file]
 
 

@@ -17,10 +17,10 @@ TABLE_ROLE = "GaborSeg.volumes"  # reference of a segmentation node to the table
 PROVENANCE_PREFIX = "GaborSeg."
 # Fig. 4 of the paper: what lies outside is see-through, so that the deep structures are seen.
 SEE_THROUGH = {"Cerebral grey": 0.1, "Cerebral white": 0.07, "Cerebellar grey": 0.15, "Cerebellar white": 0.15}
-COLUMNS = ("Structure", "Volume (mL)", "Percent")
+COLUMNS = ("Structure", "Volume (mL)", "Percent", "Quality")
 
 
-def show_results(volume, labels, volumes, provenance, segmentation=None):
+def show_results(volume, labels, volumes, provenance, segmentation=None, quality=None):
     """Put a result into the scene.
 
     Args:
@@ -30,6 +30,7 @@ def show_results(volume, labels, volumes, provenance, segmentation=None):
         provenance: dictionary, kept as attributes of both nodes.
         segmentation: the node to use again, or None for a new one. What this program made there before is replaced;
             other segments, and what the user chose to see, stay.
+        quality: dictionary from structure name to how far it can be trusted, 0 to 1; None where that is not known.
 
     Returns:
         The segmentation node.
@@ -48,7 +49,7 @@ def show_results(volume, labels, volumes, provenance, segmentation=None):
         if table is None:
             table = _new_node("vtkMRMLTableNode", f"{volume.GetName()} volumes", made)
             segmentation.SetNodeReferenceID(TABLE_ROLE, table.GetID())
-        _fill_table(table, volumes)
+        _fill_table(table, volumes, quality)
     except Exception:
         for node in made:
             slicer.mrmlScene.RemoveNode(node)
@@ -65,13 +66,14 @@ def volumes_table(segmentation):
 
 
 def volume_rows(table):
-    """(structure, mL, percent) of each row of a table node, as texts to show."""
+    """(structure, mL, percent, quality) of each row of a table node, as texts to show; quality may be ""."""
     table = table.GetTable()
-    return [
-        (table.GetValue(row, 0).ToString(), f"{table.GetValue(row, 1).ToDouble():.2f}",
-         f"{table.GetValue(row, 2).ToDouble():.2f}")
+    columns = range(1, table.GetNumberOfColumns())  # tables of older scenes have no quality
+    rows = [
+        (table.GetValue(row, 0).ToString(), *(f"{table.GetValue(row, column).ToDouble():.2f}" for column in columns))
         for row in range(table.GetNumberOfRows())
     ]
+    return [row + ("",) * (len(COLUMNS) - len(row)) for row in rows]
 
 
 def provenance(node):
@@ -172,16 +174,18 @@ def _put_segment(segmentation, segment_id, name, label, image, colour, tag):
         segmentation.AddSegment(segment, segment_id)
 
 
-def _fill_table(node, volumes):
+def _fill_table(node, volumes, quality):
     table = vtk.vtkTable()
-    columns = [vtk.vtkStringArray(), vtk.vtkDoubleArray(), vtk.vtkDoubleArray()]
     total = sum(volumes.values()) or 1.0
-    for name, column in zip(COLUMNS, columns):
-        column.SetName(name)
-        table.AddColumn(column)
-    for name, volume in volumes.items():
-        for column, value in zip(columns, (name, volume, 100 * volume / total)):
+    columns = [list(volumes), list(volumes.values()), [100 * volume / total for volume in volumes.values()]]
+    if quality:
+        columns.append([quality[name] for name in volumes])
+    for title, values in zip(COLUMNS, columns):
+        column = vtk.vtkDoubleArray() if title != COLUMNS[0] else vtk.vtkStringArray()
+        column.SetName(title)
+        for value in values:
             column.InsertNextValue(value)
+        table.AddColumn(column)
     node.SetAndObserveTable(table)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)  # a result is not to be edited by a slip of the hand

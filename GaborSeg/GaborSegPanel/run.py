@@ -102,8 +102,10 @@ class Run:
         self._on_progress(_("Making the surfaces"), STEPS - 1)
         labels = read_labels(self._labels, self.volume, self._affine)
         # The scan's name in the result is that of a temporary file.
-        provenance = {**result["provenance"], "scan": self.volume.GetName()}
-        segmentation = show_results(self.volume, labels, result["volumes"], provenance, self._segmentation)
+        provenance = {**result["provenance"], "scan": self.volume.GetName(), "weights_file": self._weights}
+        segmentation = show_results(
+            self.volume, labels, result["volumes"], provenance, self._segmentation, result["quality"]
+        )
         self._on_progress(_("Done"), STEPS)
         self._end(segmentation, None)
 

@@ -62,10 +62,16 @@ def write_volume(volume, path):
         PanelError: the disk is full or cannot be written to.
     """
     array, affine = slicer.util.arrayFromVolume(volume), world_affine(volume)
+    write_array(array, affine, path)
+    return affine
+
+
+def write_array(array, affine, path):
+    """Write voxels (K, J, I) with an affine, voxel index (i, j, k) to RAS mm, as NIfTI; see `write_volume`."""
     if shutil.disk_usage(path.parent).free < array.nbytes + ROOM:
         raise PanelError(
-            _("{folder}: the disk is full, {size} MiB are needed for temporary files; make room, or choose another "
-              "temporary folder in the application settings.").format(
+            _("{folder}: the disk is full, {size} MiB are needed; make room on it, or choose another folder (the "
+              "application settings have the one for temporary files).").format(
                 folder=path.parent.parent, size=(array.nbytes + ROOM) >> 20
             )
         )
@@ -79,7 +85,6 @@ def write_volume(volume, path):
         sitk.WriteImage(image, str(path))
     except RuntimeError as error:
         raise PanelError(_("{path}: cannot be written; make room on the disk.").format(path=path)) from error
-    return affine
 
 
 def read_labels(path, volume, affine):

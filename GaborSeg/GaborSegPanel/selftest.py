@@ -12,11 +12,14 @@ import time
 
 import numpy as np
 import qt
+import SimpleITK as sitk
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
 from . import parameters, results
+from .scan import world_affine
+from .training import FIXED
 from .worker import make_temporary_folder, python_executable, remove_folder, worker_environment
 
 TIMEOUT = 300  # seconds for one step, on a very busy computer; a few are usual
@@ -87,7 +90,7 @@ class SelfTest:
         self.weights = self.make_weights()
         for step in (
             self.no_volume, self.segment, self.results_are_right, self.scene_is_saved_and_restored, self.cancel,
-            self.bad_weights, self.worker_killed,
+            self.bad_weights, self.worker_killed, self.correction_is_taken, self.run_is_shown,
         ):
             started = time.monotonic()
             step()
@@ -215,9 +218,10 @@ class SelfTest:
         rows = results.volume_rows(results.volumes_table(node))
         cell = CELL**3 * 27 / 1000
         self.case.assertEqual(len(rows), 19)
-        for name, volume, percent in rows:
+        for name, volume, percent, quality in rows:
             self.case.assertAlmostEqual(float(volume), cell, delta=0.35 * cell, msg=name)
-        self.case.assertAlmostEqual(sum(float(percent) for name, volume, percent in rows), 100, delta=0.2)
+            self.case.assertTrue(0 < float(quality) <= 1, name)
+        self.case.assertAlmostEqual(sum(float(row[2]) for row in rows), 100, delta=0.2)
         self.case.assertEqual(self.ui.volumesTable.rowCount, 19)
         facts = results.provenance(results.volumes_table(node))
         self.case.assertEqual(facts["variant"], "mixed")
@@ -268,6 +272,54 @@ class SelfTest:
         self.wait_for_end()
         self.case.assertEqual(len(self.errors), 1)
         self.case.assertIn(_("The worker"), self.errors[0])
+
+
+    def correction_is_taken(self):
+        """The segmentation with one more cell becomes a case to train on, voxel by voxel on the scan's grid."""
+        self.errors.clear()
+        volume, node = self.panel.choices.inputVolume, self.panel.choices.outputSegmentation
+        folder = self.folder / "corrections"
+        self.panel.choices.correctionsFolder = str(folder)
+        segmentation = node.GetSegmentation()
+        names = list(results.structure_colours())
+        expected = np.zeros(volume.GetImageData().GetDimensions()[::-1], dtype=np.uint8)
+        for i in range(segmentation.GetNumberOfSegments()):
+            segment_id = segmentation.GetNthSegmentID(i)
+            inside = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, volume) > 0
+            expected[inside] = names.index(segmentation.GetNthSegment(i).GetName()) + 1
+        first = segmentation.GetNthSegmentID(0)
+        expected[:CELL, :CELL, :CELL] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray((expected == 1).astype(np.uint8), node, first, volume)
+        for i in range(1, segmentation.GetNumberOfSegments()):
+            slicer.util.updateSegmentBinaryLabelmapFromArray(
+                (expected == i + 1).astype(np.uint8), node, segmentation.GetNthSegmentID(i), volume
+            )
+        self.ui.learnButton.click()
+        self.case.assertEqual(self.errors, [])
+        (case,) = [file.name for file in (folder / "images").iterdir()]
+        image, labels = (sitk.ReadImage(str(folder / part / case)) for part in ("images", "labels"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(labels), expected)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), slicer.util.arrayFromVolume(volume))
+        np.testing.assert_allclose(labels.GetDirection(), image.GetDirection())
+        origin = np.array(image.TransformIndexToPhysicalPoint((1, 2, 3))) * (-1, -1, 1)  # LPS, as ITK has it
+        np.testing.assert_allclose(origin, (world_affine(volume) @ (1, 2, 3, 1))[:3], atol=1e-3)
+
+    def run_is_shown(self):
+        """A run that ended while nobody looked: its state, its scores and its chart."""
+        folder = self.folder / "Old run"
+        folder.mkdir()
+        rows = [",".join(FIXED + ("Ball",))]
+        rows += [f"{n},4,{1 / n},0.001,60,1,100,0,{n / 5},{n / 5},{n},{n / 5}" for n in range(1, 5)]
+        (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+        self.panel.choices.trainingFolder = str(folder)
+        self.case.assertIn("Finished after 4 epochs", self.ui.trainingLabel.text)
+        self.case.assertEqual(self.ui.diceTable.item(1, 1).text(), "0.800")
+        self.ui.chartButton.click()
+        chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
+        loss = slicer.util.arrayFromTableColumn(chart.GetNthPlotSeriesNode(0).GetTableNode(), "loss")
+        np.testing.assert_allclose(loss, 1 / np.arange(1, 5))
+        self.panel.choices.trainingFolder = ""
+        self.case.assertEqual(self.errors, [])
 
 
 def synthetic_brain():

@@ -43,8 +43,9 @@ class Worker:
         self._result = self._error = None
         self._last_lines = []
         command = [python_executable(interpreter), "-m", "GaborSegLib", *map(str, arguments), "--json"]
-        self._readers = [_Lines(self._folder / "events.txt"), _Lines(self._folder / "log.txt")]
-        self._process = _start(command, worker_environment(interpreter), *[reader.path for reader in self._readers])
+        files = [self._folder / "events.txt", self._folder / "log.txt"]
+        self._process = _start(command, worker_environment(interpreter), *files)
+        self._readers = [Lines(file) for file in files]
         self._timer = qt.QTimer()
         self._timer.setInterval(INTERVAL_MS)
         self._timer.connect("timeout()", self._poll)
@@ -105,12 +106,11 @@ class Worker:
             reader.close()
 
 
-class _Lines:
+class Lines:
     """Reads a growing file line by line."""
 
     def __init__(self, path):
         self.path = path
-        path.touch()
         self._file = open(path, "rb")
         self._rest = b""
 

@@ -15,7 +15,7 @@ from . import mrml_widgets, packaging, parameter_node, pythonqt, scripted_module
 
 LOGICS = {"segmentations": "vtkSlicerSegmentationsModuleLogic", "volumes": "vtkSlicerVolumesLogic",
           "colors": "vtkSlicerColorLogic", "terminologies": "vtkSlicerTerminologiesModuleLogic",
-          "tables": "vtkSlicerTablesLogic", "models": "vtkSlicerModelsLogic",
+          "tables": "vtkSlicerTablesLogic", "plots": "vtkSlicerPlotsLogic", "models": "vtkSlicerModelsLogic",
           "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
 VERSION = pythonqt.INVENTORY["versions"]["slicer"].split("-")[0]
 
@@ -222,7 +222,7 @@ def start():
     mrml_widgets.register()
     for item in (qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget, qSlicerLoadableModule,
                  qSlicerModuleManager, qSlicerMainWindow, views.qMRMLThreeDView, views.qMRMLThreeDWidget,
-                 views.qSlicerLayoutManager):
+                 views.qMRMLPlotView, views.qMRMLPlotWidget, views.qSlicerLayoutManager):
         setattr(slicer, item.__name__, item)
     slicer.modules, slicer.selfTests = types.SimpleNamespace(), {}
     slicer.app = qSlicerApplication()

@@ -1,4 +1,4 @@
-"""The 3D view, rendered off-screen by the real displayable managers, and the layout manager that holds it."""
+"""The 3D view, rendered off-screen by the real displayable managers; the plot view; the layout manager that holds both."""
 import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -68,17 +68,19 @@ class qMRMLThreeDView(QtWidgets.QWidget):
 
     def paintEvent(self, event):
         self.forceRender()
-        QtGui.QPainter(self).drawImage(0, 0, self._image())
+        QtGui.QPainter(self).drawImage(0, 0, image_of(self._window))
 
-    def _image(self):
-        pixels = vtk.vtkWindowToImageFilter()
-        pixels.SetInput(self._window)
-        pixels.SetInputBufferTypeToRGB()
-        pixels.ReadFrontBufferOff()
-        pixels.Update()
-        width, height, _ = pixels.GetOutput().GetDimensions()
-        data = bytes(memoryview(pixels.GetOutput().GetPointData().GetScalars()))
-        return QtGui.QImage(data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).flipped()
+
+def image_of(window):
+    """What a render window shows, a QImage."""
+    pixels = vtk.vtkWindowToImageFilter()
+    pixels.SetInput(window)
+    pixels.SetInputBufferTypeToRGB()
+    pixels.ReadFrontBufferOff()
+    pixels.Update()
+    width, height, _ = pixels.GetOutput().GetDimensions()
+    data = bytes(memoryview(pixels.GetOutput().GetPointData().GetScalars()))
+    return QtGui.QImage(data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).flipped()
 
 
 class qMRMLThreeDWidget(QtWidgets.QWidget):
@@ -97,16 +99,84 @@ class qMRMLThreeDWidget(QtWidgets.QWidget):
         return self._view.mrmlViewNode()
 
 
+class qMRMLPlotView(QtWidgets.QWidget):
+    """The chart that the view node names, drawn from its series and tables by VTK's charts each time it is painted."""
+
+    def __init__(self, view_node):
+        super().__init__()
+        self._view_node = view_node
+        self._chart = vtk.vtkChartXY()
+        self._window = vtk.vtkRenderWindow()
+        self._window.SetOffScreenRendering(True)
+        self._window.SetMultiSamples(8)
+        self._view = vtk.vtkContextView()
+        self._view.SetRenderWindow(self._window)
+        self._view.GetRenderer().SetBackground(1, 1, 1)
+        self._view.GetScene().AddItem(self._chart)
+
+    def renderWindow(self):
+        return self._window
+
+    def chart(self):
+        return self._chart
+
+    def fitToContent(self):
+        self._chart.RecalculateBounds()
+
+    def paintEvent(self, event):
+        self._window.SetSize(self.width, self.height)
+        self._draw()
+        self._window.Render()
+        QtGui.QPainter(self).drawImage(0, 0, image_of(self._window))
+
+    def _draw(self):
+        self._chart.ClearPlots()
+        node = self._view_node.GetPlotChartNode()
+        series = [node.GetNthPlotSeriesNode(i) for i in range(node.GetNumberOfPlotSeriesNodes())] if node else []
+        for one in series:
+            table = one.GetTableNode().GetTable()
+            if table.GetNumberOfRows() < 1:
+                continue
+            plot = self._chart.AddPlot(vtk.vtkChart.LINE)
+            plot.SetInputData(table, one.GetXColumnName(), one.GetYColumnName())
+            plot.SetColorF(*one.GetColor())
+            plot.SetWidth(one.GetLineWidth())
+            plot.SetMarkerStyle(one.GetMarkerStyle())
+            plot.SetLabel(one.GetName())
+        if node:
+            self._chart.SetTitle(node.GetTitle() or "")
+            self._chart.SetShowLegend(bool(node.GetLegendVisibility()))
+            self._chart.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(node.GetXAxisTitle() or "")
+            self._chart.GetAxis(vtk.vtkAxis.LEFT).SetTitle(node.GetYAxisTitle() or "")
+
+
+class qMRMLPlotWidget(QtWidgets.QWidget):
+    def __init__(self, view_node):
+        super().__init__()
+        self._view_node, self._view = view_node, qMRMLPlotView(view_node)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._view)
+        self.resize(600, 400)
+
+    def plotView(self):
+        return self._view
+
+    def mrmlPlotViewNode(self):
+        return self._view_node
+
+
 class qSlicerLayoutManager(QtCore.QObject):
-    """One 3D view and no slice views; the view is made when somebody asks for it, since that starts OpenGL."""
+    """One 3D view, one plot view, no slice views; a view is made when somebody asks for it, since that starts OpenGL."""
     threeDViewCount = QtCore.Property(int, lambda self: 1)
     tableViewCount = QtCore.Property(int, lambda self: 0)
-    plotViewCount = QtCore.Property(int, lambda self: 0)
+    plotViewCount = QtCore.Property(int, lambda self: 1)
 
     def __init__(self, application_logic):
         super().__init__()
         self._application_logic = application_logic
         self._widgets = []
+        self._plot_widget = None
 
     def threeDWidget(self, index):
         if not self._widgets:
@@ -117,6 +187,19 @@ class qSlicerLayoutManager(QtCore.QObject):
             slicer.mrmlScene.AddNode(node)
             self._widgets.append(qMRMLThreeDWidget(qMRMLThreeDView(node, self._application_logic)))
         return self._widgets[index]
+
+    def plotWidget(self, index):
+        node = slicer.mrmlScene.GetSingletonNode("PlotViewerWindow", "vtkMRMLPlotViewNode")
+        if node is None:
+            node = slicer.vtkMRMLPlotViewNode()
+            node.SetName("PlotView1")
+            node.SetLayoutName("PlotViewerWindow")
+            node.SetSingletonTag("PlotViewerWindow")
+            node = slicer.mrmlScene.AddNode(node)
+        if self._plot_widget is None or self._plot_widget.mrmlPlotViewNode() is not node:
+            self._plot_widget = qMRMLPlotWidget(node)
+        self._application_logic.PropagatePlotChartSelection()
+        return self._plot_widget
 
     def resetThreeDViews(self):
         self.threeDWidget(0).threeDView().resetCamera()

@@ -104,6 +104,14 @@ def test_writes_what_it_says(data_set, tmp_path):
     assert card["scores"]["validation"]["scans"] == ["s1"]
 
 
+def test_trains_without_matplotlib(data_set, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    Trainer(find_data(data_set), tmp_path / "run", replace(SMALL, epochs=1), ["s1"]).run()
+    assert (tmp_path / "run" / "metrics.csv").exists() and not (tmp_path / "run" / "curves.png").exists()
+
+
 def test_same_seed_same_weights_other_seed_other_weights(data_set, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         options = Options(**{**SMALL.__dict__, "seed": seed, "epochs": 1})

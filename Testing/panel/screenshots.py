@@ -1,16 +1,21 @@
-"""Pictures of the panel before and after a run, and of the 3D view, made in the test host: `make screenshots`.
+"""Pictures of the panel before and after a run, of the 3D view, and of a training, made in the test host:
+`make screenshots`.
 
     python Testing/panel/screenshots.py docs/images [--weights FILE] [--scan FILE]
 
-Without --scan, the ICBM152 average brain that nilearn ships is segmented.
+Without --scan, the ICBM152 average brain that nilearn ships is segmented. What is trained is a tiny network, on made
+volumes.
 """
 
 import argparse
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+from made_data import make_data_set
 
 TESTING = Path(__file__).resolve().parents[1]
 TIMEOUT = 900  # seconds
@@ -34,15 +39,16 @@ def main():
     panel.check_environment()
     wait(lambda: panel.environment is not None)
     picture(widget, 0, options.folder / "panel-before.png")
-    picture(widget, 1, options.folder / "panel-advanced-before.png")
+    picture(widget, 1, options.folder / "panel-advanced.png")
     panel.show_error = sys.exit
     ui.segmentButton.click()
     wait(lambda: panel.run is None or ui.progressBar.value >= 3)
     picture(widget, 0, options.folder / "panel-running.png")
     wait(lambda: panel.run is None)
     picture(widget, 0, options.folder / "panel-after.png")
-    picture(widget, 1, options.folder / "panel-advanced-after.png")
     view_picture(options.folder / "view-3d.png")
+    with tempfile.TemporaryDirectory() as folder:
+        training_pictures(widget, Path(folder) / "Studies", options.folder)
     panel.close()
 
 
@@ -92,6 +98,7 @@ def wait(condition):
 
 def picture(widget, tab, file):
     """The whole panel as it is, at the width that it has in Slicer."""
+    import qt
     import slicer
 
     window = slicer.util.mainWindow()
@@ -100,9 +107,46 @@ def picture(widget, tab, file):
         slicer.app.processEvents()
         window.resize(460, max(320, window.centralWidget().sizeHint.height()))
     slicer.app.processEvents()
-    if not window.grab().save(str(file)):
+    page = widget.ui.tabs.currentWidget()
+    bottom = page.mapTo(window, qt.QPoint(0, page.sizeHint.height())).y()  # below it is only what the other tab needs
+    shown = window.grab()
+    if not shown.copy(0, 0, shown.width(), min(shown.height(), bottom + 12)).save(str(file)):
         sys.exit(f"{file}: cannot be written")
     print(file)
+
+
+def training_pictures(widget, folder, pictures):
+    """A run of two processes: what is chosen, the run under way, its chart."""
+    panel, ui = widget.panel, widget.ui
+    panel.choices.trainingFolder = str(folder / "Three structures")
+    panel.training.choose_data(make_data_set(folder / "Made scans", 8))
+    wait(lambda: panel.training._look is None)
+    picture(widget, 1, pictures / "panel-training.png")
+    panel.training._put(
+        trainingEpochs=24, trainingCubes=0, trainingProcesses=2,
+        trainingOptions="--grid-size 32 --base-channels 4 --gabor-kernel-size 3 --augmentation none --dropout 0 --decay 0.4",
+    )
+    ui.trainButton.click()
+    wait(lambda: len(panel.training.run.rows) >= 14)
+    picture(widget, 1, pictures / "panel-training-running.png")
+    ui.stopButton.click()
+    wait(lambda: panel.training.run.state != "running")
+    ui.resumeButton.click()
+    wait(lambda: panel.training.run.state != "running")
+    picture(widget, 1, pictures / "panel-training-after.png")
+    panel.training.show_chart()
+    view = slicer_plot()
+    if not view.grab().save(str(pictures / "training-chart.png")):
+        sys.exit(f"{pictures}: cannot be written")
+
+
+def slicer_plot():
+    import slicer
+
+    view = slicer.app.layoutManager().plotWidget(0)
+    view.resize(760, 420)
+    slicer.app.processEvents()
+    return view
 
 
 def view_picture(file):

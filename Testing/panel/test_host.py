@@ -127,6 +127,22 @@ def test_3d_view_renders_segments(scene):
     assert widget.grab().toImage() != empty and not empty.isNull()
 
 
+def test_plot_view_draws_the_chart_that_is_shown(scene):
+    chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode")
+    series = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", "line")
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode")
+    slicer.util.updateTableFromArray(table, np.array([[0.0, 0], [1, 5], [2, 3]]), ["x", "y"])
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName("x")
+    series.SetYColumnName("y")
+    chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    widget = slicer.app.layoutManager().plotWidget(0)
+    empty = widget.grab().toImage()
+    slicer.modules.plots.logic().ShowChartInLayout(chart)
+    assert widget.mrmlPlotViewNode().GetPlotChartNodeID() == chart.GetID()
+    assert widget.grab().toImage() != empty and not empty.isNull()
+
+
 class Size(enum.Enum):
     SMALL = 1
     LARGE = 2
@@ -145,7 +161,7 @@ class Parameters:
 
 
 def test_parameters_are_saved_with_the_scene(scene, tmp_path):
-    node = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    node = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "Mine")
     parameters = Parameters(node)
     assert (parameters.epochs, parameters.variant, parameters.size) == (7, "mixed", Size.LARGE)
     parameters.volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "T1")
@@ -157,7 +173,7 @@ def test_parameters_are_saved_with_the_scene(scene, tmp_path):
     scene.Commit()
     scene.Clear(False)
     scene.Connect()
-    again = Parameters(slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")[0])
+    again = Parameters(slicer.util.getNode("Mine"))
     assert (again.volume.GetName(), again.folds, again.weights) == ("T1", [1, 2], pathlib.Path("a b"))
     assert (again.deep, again.size, again.epochs) == (False, Size.LARGE, 7)
 

@@ -386,16 +386,19 @@ def test_volumes_are_copied_and_saved(user, volume, tmp_path, monkeypatch):
     facts = dict.fromkeys(("weights", "variant", "weights_sha256", "gaborseg", "torch", "seconds", "device"), "x")
     user.choose(volume)
     labels = np.zeros(volume.GetImageData().GetDimensions()[::-1], np.uint8)
-    user.panel.choices.outputSegmentation = results.show_results(volume, labels, volumes, facts)
+    user.panel.choices.outputSegmentation = results.show_results(
+        volume, labels, volumes, facts, quality=dict.fromkeys(volumes, 0.9)
+    )
     assert not user.ui.resultsButton.isHidden()
     user.ui.copyButton.click()
     lines = slicer.app.clipboard().text().split("\n")
-    assert lines[:2] == ["Structure\tVolume (mL)\tPercent", "Cerebral grey\t1.00\t5.26"] and len(lines) == 20
+    assert lines[:2] == ["Structure\tVolume (mL)\tPercent\tQuality", "Cerebral grey\t1.00\t5.26\t0.90"]
+    assert len(lines) == 20
     from host import dialogs
 
     dialogs.answers.append(str(tmp_path / "volumes.csv"))
     user.ui.saveButton.click()
-    assert (tmp_path / "volumes.csv").read_text().splitlines()[1] == "Cerebral grey,1.00,5.26"
+    assert (tmp_path / "volumes.csv").read_text().splitlines()[1] == "Cerebral grey,1.00,5.26,0.90"
     dialogs.answers.append(str(tmp_path / "none" / "volumes.csv"))
     user.ui.saveButton.click()
     assert len(user.errors) == 1 and "choose another folder" in user.errors[0]

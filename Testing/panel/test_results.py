@@ -96,10 +96,16 @@ def test_table_and_provenance(results, volume, labels, volumes):
     node = results.show_results(volume, labels, volumes, {"variant": "gabor", "seconds": 1.5})
     rows = results.volume_rows(results.volumes_table(node))
     assert [row[0] for row in rows] == list(volumes)
-    assert rows[1] == ("3rd ventricle", "2.00", f"{100 * 2 / 190:.2f}")
+    assert rows[1] == ("3rd ventricle", "2.00", f"{100 * 2 / 190:.2f}", "")
     assert results.provenance(node) == results.provenance(results.volumes_table(node)) == {
         "variant": "gabor", "seconds": "1.5"
     }
+
+
+def test_quality_stands_in_the_table(results, volume, labels, volumes):
+    quality = {name: 1 / n for n, name in enumerate(volumes, start=1)}
+    node = results.show_results(volume, labels, volumes, {}, quality=quality)
+    assert [row[3] for row in results.volume_rows(results.volumes_table(node))][:3] == ["1.00", "0.50", "0.33"]
 
 
 def test_nothing_segmented_gives_zeros(results, volume, labels, volumes):

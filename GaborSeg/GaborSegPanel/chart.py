@@ -1,0 +1,62 @@
+"""The course of a training in Slicer's own plot view: loss and validation Dice over the epochs."""
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+ROLE = "GaborSeg.trainingChart"  # reference of the parameter node to the chart
+LOSS, DICE = "loss", "dice"
+COLOURS = {LOSS: (0.12, 0.47, 0.71), DICE: (1.0, 0.5, 0.05)}
+
+
+def update_chart(owner, rows, title):
+    """Bring the chart that belongs to a node up to date; it is made if it is missing.
+
+    Args:
+        owner: the parameter node.
+        rows: of metrics.csv, see `training.TrainingRun`.
+
+    Returns:
+        The vtkMRMLPlotChartNode.
+    """
+    chart = owner.GetNodeReference(ROLE)
+    if chart is None:
+        chart = _new_chart(owner)
+    chart.SetTitle(title)
+    # Two tables, because not every epoch is validated: a line through gaps would be no line.
+    points = {
+        LOSS: [(row["epoch"], row["loss"]) for row in rows],
+        DICE: [(row["epoch"], row["dice_mean"]) for row in rows if row["dice_mean"] is not None],
+    }
+    for name, values in points.items():
+        table = chart.GetNodeReference(f"GaborSeg.{name}")
+        columns = np.array(values, dtype=float).reshape(-1, 2)
+        slicer.util.updateTableFromArray(table, columns, ["epoch", name])
+        table.SetUseColumnTitleAsColumnHeader(True)
+    return chart
+
+
+def show_chart(chart):
+    """Show a chart in the plot view, in the layout that is most like the present one and has such a view."""
+    slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+
+def _new_chart(owner):
+    chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("GaborSeg training"))
+    for name, title in ((LOSS, _("Training loss")), (DICE, _("Validation Dice"))):
+        table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"GaborSeg training, {name}")
+        series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", title)
+        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetXColumnName("epoch")
+        series.SetYColumnName(name)
+        series.SetColor(*COLOURS[name])
+        series.SetLineWidth(2)
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+        chart.SetNodeReferenceID(f"GaborSeg.{name}", table.GetID())
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    chart.SetXAxisTitle(_("epoch"))
+    chart.SetYAxisTitle(_("loss, Dice"))
+    chart.SetLegendVisibility(True)
+    owner.SetNodeReferenceID(ROLE, chart.GetID())
+    return chart
