@@ -1,4 +1,4 @@
-"""The command line: `gaborseg segment | data | train | evaluate | info`, or `python -m GaborSegLib`.
+"""The command line: `gaborseg segment | data | train | evaluate | export | info`, or `python -m GaborSegLib`.
 
 What torch is needed for is imported where it is needed, so that `--help` and mistakes in the options answer at once.
 """
@@ -160,6 +160,10 @@ def _parser():
     evaluate.add_argument("--output", "-o", metavar="DIR", help="folder for scores_cube.csv and scores_scan.csv")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--table", metavar="TABLE", help="as for train")
+
+    exported = command("export", _export, "Write a network as ONNX or TorchScript, for other runtimes.")
+    exported.add_argument("weights", metavar="WEIGHTS", help="mixed, gabor, conventional, or a weight file")
+    exported.add_argument("--output", "-o", required=True, metavar="FILE", help="the file (.onnx or .pt)")
 
     check = command("check", _check, "Check, without segmenting, that a scan can be segmented here.")
     check.add_argument("scan", metavar="SCAN", help="as for segment")
@@ -533,6 +537,21 @@ def _evaluate(options, report):
         size = segmenter.card["grid_size"]
         for title, rows in zip((f"On the network's {size}^3 cube", "On the scans' own grids"), results):
             print(f"{title}, {len(cases)} scans, mean and standard deviation\n{score_table(rows)}\n")
+    return 0
+
+
+def _export(options, report):
+    from .images import check_output
+
+    check_output(options.output, (".onnx", ".pt"))  # before torch is imported
+    from .export import export
+    from .segmenter import weights_path
+
+    export(weights_path(options.weights), options.output)
+    if options.json:
+        report({"event": "result", "file": str(options.output)})
+    else:
+        print(f"wrote {options.output}")
     return 0
 
 
