@@ -237,6 +237,8 @@ def _segment(options, report):
         return _write(segmenter.finish(task), task, outputs[i]), task.timer
 
     failed, timers = 0, []
+    if len(scans) > 1:
+        report({"event": "progress", "stage": "Segmenting", "done": 0, "total": len(scans)})
     outcomes = overlapped(range(len(scans)), prepare, look, finish)
     for done, (scan, events, outcome) in enumerate(zip(scans, told, outcomes), start=1):
         for event in events:
