@@ -15,6 +15,7 @@ from made import made_scan
 
 from GaborSegLib import cli
 from GaborSegLib.images import scans_in
+from GaborSegLib.segmenter import Segmenter
 from GaborSegLib.weights import load_weights, save_weights
 
 
@@ -139,6 +140,23 @@ def test_events_of_many_scans_come_in_order_and_name_their_scan(folder, tiny_wei
         assert {"Reading", "Network", "Scores to the scan's grid", "Writing"} < event["profile"]["scan"].keys()
         assert {"Importing torch", "Opening the weights"} < event["profile"]["start"].keys()
         assert sum(event["profile"]["scan"].values()) > event["provenance"]["seconds"] - 0.01
+
+
+def test_ctrl_c_among_many_scans_leaves_whole_files_only(folder, tiny_weights, tmp_path, capsys, monkeypatch):
+    look, seen = Segmenter.look, []
+
+    def interrupted(self, task):
+        seen.append(task.image.path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return look(self, task)
+
+    monkeypatch.setattr(Segmenter, "look", interrupted)
+    status, _, error = run(capsys, "segment", folder, "-o", tmp_path / "out", "--weights", tiny_weights)
+    assert (status, error.splitlines()[-1]) == (130, "gaborseg: cancelled")
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == ["s0_labels.nii.gz", "s1_labels.nii.gz"]
+    assert all(nibabel.load(file).get_fdata().shape == (36, 40, 32) for file in files)
 
 
 def test_profile_is_a_table_that_adds_up(scan, tiny_weights, tmp_path, capsys):
