@@ -114,11 +114,17 @@ def scans_in(path):
 
     A folder with a DICOM series is one scan. Of another folder they are the files of a `READABLE` type that lie in it
     directly, by name, but for hidden files, .seg.nrrd, and NAME_labels.*: label maps, as they are written beside scans.
+
+    Raises:
+        ImageError: the folder cannot be looked into, or holds label maps alone.
     """
     path = Path(path)
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    try:
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be looked into ({error.strerror}); check the permissions") from error
     files = [file for file in files if split_extension(file)[1] in READABLE]
     if not files or _has_dicom(path):
         return [path]

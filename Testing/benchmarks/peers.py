@@ -2,7 +2,8 @@
 
 Every network runs in processes of its own, so that its peak memory is its own; "beyond start" is what inference adds to
 Python, torch and the loaded network. The networks take turns, round by round, and times are medians over the rounds:
-machines are noisy, and the ratio to the mixed network says more than the seconds. All have one channel in and twenty
+machines are noisy, and the ratio to the mixed network says more than the seconds. Where other work runs beside, take
+--threads 1 and the ratio of the CPU seconds, which that hardly changes. All have one channel in and twenty
 classes out; weights are not trained, which changes neither time nor memory. Ours run as `Segmenter` runs them.
 
 The peers are MONAI's: UNet as in its tutorials (16 to 256 channels, two residual units), SegResNet with 16 initial
@@ -28,44 +29,49 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="edge of the cube (default: 128)")
     parser.add_argument("--rounds", type=int, default=3, help="processes for each network (default: 3)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
     parser.add_argument("--networks", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS], metavar="NAME")
     parser.add_argument("--measure", choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.size)))
+        print(json.dumps(measure(options.measure, options.size, options.threads)))
         return
     results = {name: [] for name in options.networks}
     for _ in range(options.rounds):
         for name in results:
-            results[name].append(in_own_process(name, options.size))
+            results[name].append(in_own_process(name, options.size, options.threads))
             print(f"{name}: {results[name][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
     facts = next(iter(results.values()))[0]
     print(f"One {options.size}^3 cube on the CPU, {facts['threads']} threads, torch {facts['torch']}\n")
     print(table({name: middle(rounds) for name, rounds in results.items()}))
 
 
-def in_own_process(name, size):
+def in_own_process(name, size, threads):
     command = [sys.executable, __file__, "--measure", name, "--size", str(size)]
+    command += ["--threads", str(threads)] if threads else []
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def measure(name, size):
+def measure(name, size, threads=None):
     import torch
 
     from GaborSegLib.timing import peak_mib
 
+    if threads:
+        torch.set_num_threads(threads)
     network = (our if name in OURS else peer)(name)
     start = peak_mib()
-    cube, seconds = torch.rand(1, 1, size, size, size), []
+    cube = torch.rand(1, 1, size, size, size)
     with torch.inference_mode():
         for _ in range(2):  # the first one also sets things up
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             result = network(cube)
-            seconds.append(time.perf_counter() - began)
+            seconds, cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
     assert result.shape == (1, CLASSES, size, size, size), result.shape
     return {
         "parameters": parameters(name) if name in OURS else sum(p.numel() for p in network.parameters()),
-        "seconds": seconds[1],
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "start_mib": start,
         "peak_mib": peak_mib(),
         "threads": torch.get_num_threads(),
@@ -116,21 +122,20 @@ def peer(name):
 
 def middle(rounds):
     """The median of each number of some measurements of one network."""
-    numbers = ("parameters", "seconds", "start_mib", "peak_mib")
+    numbers = ("parameters", "seconds", "cpu_seconds", "start_mib", "peak_mib")
     return {key: statistics.median(result[key] for result in rounds) for key in numbers}
 
 
 def table(rows):
     """Markdown: a line for each network, with ratios to the mixed one (or the first)."""
     base = rows.get(BASE) or next(iter(rows.values()))
-    lines = [
-        f"| network | parameters | seconds | to {BASE} | peak, MiB | beyond start, MiB | to {BASE} |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    titles = ("network", "parameters", "seconds", "ratio", "CPU seconds", "ratio", "peak, MiB", "beyond start, MiB", "ratio")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in rows.items():
         beyond, base_beyond = (r["peak_mib"] - r["start_mib"] for r in (row, base))
         lines.append(
             f"| {name} | {row['parameters']:,.0f} | {row['seconds']:.2f} | {row['seconds'] / base['seconds']:.2f} "
+            f"| {row['cpu_seconds']:.2f} | {row['cpu_seconds'] / base['cpu_seconds']:.2f} "
             f"| {row['peak_mib']:.0f} | {beyond:.0f} | {beyond / base_beyond:.2f} |"
         )
     return "\n".join(lines)

@@ -146,11 +146,12 @@ def test_scans_are_turned_to_right_anterior_superior(data_set):
 
 
 def test_peers_are_told_as_ratios_to_the_mixed_network():
-    rounds = [{"parameters": 10, "seconds": s, "start_mib": 100, "peak_mib": 200.0} for s in (1.0, 9.0, 2.0)]
-    rows = {"other": {"parameters": 3000, "seconds": 3.0, "start_mib": 200, "peak_mib": 450.0}}
-    text = peers.table({**rows, "mixed": peers.middle(rounds)}).splitlines()
-    assert text[2] == "| other | 3,000 | 3.00 | 1.50 | 450 | 250 | 2.50 |"
-    assert text[3] == "| mixed | 10 | 2.00 | 1.00 | 200 | 100 | 1.00 |"
+    made = {"parameters": 10, "start_mib": 100, "peak_mib": 200.0}
+    rounds = [{**made, "seconds": s, "cpu_seconds": 4.0} for s in (1.0, 9.0, 2.0)]
+    other = {"parameters": 3000, "seconds": 3.0, "cpu_seconds": 5.0, "start_mib": 200, "peak_mib": 450.0}
+    text = peers.table({"other": other, "mixed": peers.middle(rounds)}).splitlines()
+    assert text[2] == "| other | 3,000 | 3.00 | 1.50 | 5.00 | 1.25 | 450 | 250 | 2.50 |"
+    assert text[3] == "| mixed | 10 | 2.00 | 1.00 | 4.00 | 1.00 | 200 | 100 | 1.00 |"
 
 
 def test_a_network_is_measured():
