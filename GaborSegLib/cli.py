@@ -74,8 +74,8 @@ def _parser():
     segment = command("segment", _segment, "Segment T1 scans.")
     segment.add_argument(
         "scans", nargs="+", metavar="SCAN",
-        help="NIfTI, MGH/MGZ, NRRD, MetaImage, a DICOM folder, or a folder of such files (NAME_labels.* and .seg.nrrd are "
-        "left out)",
+        help="NIfTI, MGH/MGZ, NRRD, MetaImage, a DICOM folder, or a folder of such files (NAME_labels.* and .seg.nrrd "
+        "are left out)",
     )
     segment.add_argument(
         "--output", "-o", metavar="PATH",

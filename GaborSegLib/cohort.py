@@ -8,7 +8,7 @@ from .errors import GaborSegError
 
 
 def overlapped(items, prepare, look, finish):
-    """Yield finish(look(prepare(item))) for each of some items (a sequence), in order, or the `GaborSegError` that ended it.
+    """Yield finish(look(prepare(item))) for each item of a sequence, in order, or the `GaborSegError` that ended it.
 
     `look` runs in the caller's thread; the next item is prepared and the last one finished in a thread each, so that
     at most three are in memory. What fails with another error ends everything. A caller that stops asking (Ctrl-C)

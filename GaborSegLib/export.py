@@ -82,7 +82,9 @@ def _write_onnx(network, example, facts, path):
     try:
         import onnx
     except ImportError as error:
-        raise GaborSegError("onnx is not installed, which .onnx files are written with; pip install onnx, or write a .pt file") from error
+        raise GaborSegError(
+            "onnx is not installed, which .onnx files are written with; pip install onnx, or write a .pt file"
+        ) from error
     file = io.BytesIO()
     torch.onnx.export(
         network, (example,), file, dynamo=False, opset_version=OPSET, input_names=["image"], output_names=["scores"],

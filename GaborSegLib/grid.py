@@ -218,8 +218,8 @@ def _extremes(labels):
 def _interpolated(scores, places, where, shape):
     """The labels of the voxels `where` (flat indices in `shape`) by interpolating scores (C, D, H, W).
 
-    `places` has for each axis what `Grid._neighbours` gives. The scores of a cube voxel lie together in memory then, and
-    the mean of eight such rows is what torch does for bags of words.
+    `places` has for each axis what `Grid._neighbours` gives. With the scores of a cube voxel together in memory, the
+    weighted sum of eight such rows is what torch has for bags of words.
     """
     _, _, height, width = scores.shape
     rows = scores.flatten(1).T.contiguous()

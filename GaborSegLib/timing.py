@@ -71,9 +71,12 @@ def profile_table(start, scans, seconds):
     rows.append(("Rest" if rest >= 0 else "Done at the same time", rest, None))
     width = max(len(stage) for stage, *_ in rows)
     head = f"{'Stage':<{width}}  {'Seconds':>8}  {'Share':>6}  {'Peak so far, MiB':>16}"
-    lines = [f"{stage:<{width}}  {spent:>8.2f}  {spent / seconds:>6.1%}  {_whole(peak):>16}" for stage, spent, peak in rows]
-    total = f"{'Total':<{width}}  {seconds:>8.2f}  {1:>6.1%}  {_whole(peak_mib()):>16}"
-    return "\n".join([head, "-" * len(head), *lines, "-" * len(head), total])
+
+    def line(stage, spent, peak):
+        return f"{stage:<{width}}  {spent:>8.2f}  {spent / seconds:>6.1%}  {_whole(peak):>16}".rstrip()
+
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *(line(*row) for row in rows), rule, line("Total", seconds, peak_mib())])
 
 
 def _whole(number):

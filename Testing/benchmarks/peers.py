@@ -129,7 +129,7 @@ def middle(rounds):
 def table(rows):
     """Markdown: a line for each network, with ratios to the mixed one (or the first)."""
     base = rows.get(BASE) or next(iter(rows.values()))
-    titles = ("network", "parameters", "seconds", "ratio", "CPU seconds", "ratio", "peak, MiB", "beyond start, MiB", "ratio")
+    titles = ("network", "parameters", "seconds", "ratio", "CPU seconds", "ratio", "peak, MiB", "beyond start", "ratio")
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in rows.items():
         beyond, base_beyond = (r["peak_mib"] - r["start_mib"] for r in (row, base))

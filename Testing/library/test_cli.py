@@ -80,7 +80,8 @@ def folder(tmp_path):
     folder = tmp_path / "cohort"
     folder.mkdir()
     for seed in range(3):
-        nibabel.save(nibabel.Nifti1Image(made_scan(seed)[0], np.diag([-2.0, 2.0, 2.0, 1.0])), folder / f"s{seed}.nii.gz")
+        image = nibabel.Nifti1Image(made_scan(seed)[0], np.diag([-2.0, 2.0, 2.0, 1.0]))
+        nibabel.save(image, folder / f"s{seed}.nii.gz")
     (folder / "notes.csv").write_text("scan\n")
     (folder / ".hidden.nii.gz").write_text("")
     return folder
@@ -276,7 +277,7 @@ def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
     assert {"torch", "nibabel"} < modules
     # torch brings tqdm and torch.distributed along by itself.
     assert not {
-        "SimpleITK", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.launcher", "GaborSegLib.trainer", "onnx",
+        "SimpleITK", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.launcher", "onnx", "GaborSegLib.trainer",
         "GaborSegLib.overview",
     } & modules
     # A brain is one piece, and SimpleITK knows pieces.

@@ -22,7 +22,8 @@ def weights(request, tmp_path_factory):
     """A weight file of a small network, not trained."""
     torch.manual_seed(3)
     names = [structure.name for structure in paper_structures()]
-    settings = {"conventional_kernel_size": 3, "gabor_kernel_size": 5, "in_channels": 1, "classes": 20, "base_channels": 4}
+    sizes = {"conventional_kernel_size": 3, "gabor_kernel_size": 5}
+    settings = {**sizes, "in_channels": 1, "classes": 20, "base_channels": 4}
     card = {"variant": request.param, **settings, "structures": names, "grid_size": 32, "field": "cube", "note": "µ"}
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_weights(path, build_network(request.param, **settings), card)
