@@ -11,8 +11,9 @@ demo: .venv/.demo
 test: .venv/.test
 	.venv/bin/python -m pytest
 
-bench: .venv/.test
-	.venv/bin/python Testing/benchmarks/inference.py
+bench: .venv/.bench
+	.venv/bin/python Testing/benchmarks/peers.py
+	.venv/bin/python Testing/benchmarks/whole_click.py
 
 screenshots: .venv/.test
 	.venv/bin/python Testing/panel/screenshots.py docs/images
@@ -30,4 +31,8 @@ clean:
 
 .venv/.test: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e ".[test]"
+	touch $@
+
+.venv/.bench: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e ".[demo,bench]"
 	touch $@

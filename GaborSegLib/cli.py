@@ -1,4 +1,4 @@
-"""The command line: `gaborseg segment | data | train | evaluate | info`, or `python -m GaborSegLib`.
+"""The command line: `gaborseg segment | data | train | evaluate | export | info`, or `python -m GaborSegLib`.
 
 What torch is needed for is imported where it is needed, so that `--help` and mistakes in the options answer at once.
 """
@@ -7,12 +7,14 @@ import argparse
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from . import __version__
 from .errors import DataError, GaborSegError, OutputError, ToldElsewhere, TrainingError
 from .events import Terminal, json_lines
+from .timing import Timer, peak_mib, profile_table
 
 
 def main(arguments=None):
@@ -44,9 +46,9 @@ def run(options):
             report.close()
 
 
-def _fail(options, report, code, message, status):
+def _fail(options, report, code, message, status, error=None):
     if options.debug:
-        traceback.print_exc()
+        traceback.print_exception(error or sys.exc_info()[1])
     if options.json:
         report({"event": "error", "code": code, "message": message})
     else:
@@ -70,7 +72,11 @@ def _parser():
         return subparser
 
     segment = command("segment", _segment, "Segment T1 scans.")
-    segment.add_argument("scans", nargs="+", metavar="SCAN", help="NIfTI, MGH/MGZ, NRRD, MetaImage, or a DICOM folder")
+    segment.add_argument(
+        "scans", nargs="+", metavar="SCAN",
+        help="NIfTI, MGH/MGZ, NRRD, MetaImage, a DICOM folder, or a folder of such files (NAME_labels.* and .seg.nrrd "
+        "are left out)",
+    )
     segment.add_argument(
         "--output", "-o", metavar="PATH",
         help="the label map (.nii.gz, .nii, .mgz, .nrrd, .seg.nrrd) or a folder; default: SCAN_labels.nii.gz in the "
@@ -85,6 +91,7 @@ def _parser():
     segment.add_argument("--seg-nrrd", action="store_true", help="also write SCAN.seg.nrrd, for 3D Slicer")
     segment.add_argument("--volumes", action="store_true", help="also write the volumes, SCAN_volumes.csv")
     segment.add_argument("--overview", action="store_true", help="also write a picture, SCAN_overview.png")
+    segment.add_argument("--profile", action="store_true", help="show where the time goes")
 
     train = command("train", _train, "Train or fine-tune a network.")
     train.add_argument(
@@ -155,6 +162,10 @@ def _parser():
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--table", metavar="TABLE", help="as for train")
 
+    exported = command("export", _export, "Write a network as ONNX or TorchScript, for other runtimes.")
+    exported.add_argument("weights", metavar="WEIGHTS", help="mixed, gabor, conventional, or a weight file")
+    exported.add_argument("--output", "-o", required=True, metavar="FILE", help="the file (.onnx or .pt)")
+
     check = command("check", _check, "Check, without segmenting, that a scan can be segmented here.")
     check.add_argument("scan", metavar="SCAN", help="as for segment")
     check.add_argument("--weights", default="mixed", metavar="W", help="mixed, gabor, conventional, or a weight file")
@@ -194,64 +205,104 @@ def _at_least(lowest):
 
 
 def _segment(options, report):
-    from .images import WRITABLE, check_output, split_extension
+    start, began = Timer(), time.perf_counter()
+    before = time.process_time()  # no clock says when Python started; this is what it has worked since
+    start.add("Python", before, peak_mib())
+    from .images import WRITABLE, check_output, scans_in, split_extension
 
-    outputs = _segment_outputs(options)
+    scans = [scan for given in options.scans for scan in scans_in(given)]
+    outputs = _segment_outputs(scans, options)
     for files in outputs:
         for kind, file in files.items():
             check_output(file, WRITABLE if kind == "labels" else (split_extension(file)[1],))
+    with start("Importing torch"):
+        import torch  # noqa: F401
+    with start("Importing the rest"):
+        from .cohort import overlapped
+        from .segmenter import Segmenter
+    with start("Opening the weights"):
+        segmenter = Segmenter(options.weights, options.device, options.mirror)
 
-    from .segmenter import Segmenter
+    told = [[] for _ in scans]  # the events of each of many, told in order once it is finished
+    reports = [report] if len(scans) == 1 else [events.append for events in told]
 
-    segmenter = Segmenter(options.weights, options.device, options.mirror)
-    failed = 0
-    for scan, files in zip(options.scans, outputs):
-        try:
-            _segment_one(segmenter, scan, files, options, report)
-        except GaborSegError as error:
+    def prepare(i):
+        return i, segmenter.prepare(scans[i], reports[i])
+
+    def look(work):
+        i, task = work
+        return i, segmenter.look(task)
+
+    def finish(work):
+        i, task = work
+        return _write(segmenter.finish(task), task, outputs[i]), task.timer
+
+    failed, timers = 0, []
+    if len(scans) > 1:
+        report({"event": "progress", "stage": "Segmenting", "done": 0, "total": len(scans)})
+    outcomes = overlapped(range(len(scans)), prepare, look, finish)
+    for done, (scan, events, outcome) in enumerate(zip(scans, told, outcomes), start=1):
+        for event in events:
+            if event["event"] == "warning":
+                report({**event, "message": _naming(scan, event["message"]), "scan": str(scan)})
+        if isinstance(outcome, GaborSegError):
             # One bad scan of many is no reason to lose the others.
-            failed = _fail(options, report, error.code, str(error), 2)
+            failed = _fail(options, report, outcome.code, str(outcome), 2, outcome)
+        else:
+            timers.append(outcome[1])
+            _tell_segmentation(*outcome, start, options, report)
+        if len(scans) > 1:
+            report({"event": "progress", "stage": "Segmenting", "done": done, "total": len(scans)})
+    if options.profile and timers and not options.json:
+        print(profile_table(start, timers, before + time.perf_counter() - began))
     return failed
 
 
-def _segment_one(segmenter, scan, files, options, report):
-    from .segmenter import read_image
+def _write(segmentation, task, files):
+    """Write the files of one scan, and return what to tell of it."""
+    with task.timer("Writing"):
+        for kind in ("labels", "seg_nrrd"):
+            if kind in files:
+                segmentation.save(files[kind])
+        if "volumes" in files:
+            segmentation.save_volumes(files["volumes"])
+        if "overview" in files:
+            segmentation.save_overview(files["overview"], task.image)
+    return {
+        "files": {kind: str(file) for kind, file in files.items()},
+        "volumes": segmentation.volumes, "quality": segmentation.quality, "provenance": segmentation.provenance,
+    }
+
+
+def _tell_segmentation(result, timer, start, options, report):
     from .volumes import volumes_table
 
-    image = read_image(scan)
-    result = segmenter.segment(image, report)
-    result.save(files["labels"])
-    if "seg_nrrd" in files:
-        result.save(files["seg_nrrd"])
-    if "volumes" in files:
-        result.save_volumes(files["volumes"])
-    if "overview" in files:
-        result.save_overview(files["overview"], image)
-    files = {name: str(file) for name, file in files.items()}
     if options.json:
-        report({
-            "event": "result", "files": files, "volumes": result.volumes, "quality": result.quality,
-            "provenance": result.provenance,
-        })
+        profile = {"start": start.seconds, "scan": timer.seconds, "peak_mib": peak_mib()} if options.profile else None
+        report({"event": "result", **result, **({"profile": profile} if profile else {})})
     else:
-        print(volumes_table(result.volumes, result.quality))
-        print("\n".join(f"wrote {file}" for file in files.values()))
+        print(volumes_table(result["volumes"], result["quality"]))
+        print("\n".join(f"wrote {file}" for file in result["files"].values()))
 
 
-def _segment_outputs(options):
+def _naming(scan, message):
+    """A message that names its scan."""
+    return message if str(scan) in message else f"{scan}: {message}"
+
+
+def _segment_outputs(scans, options):
     """For each scan, the files to write: a dictionary from kind to path."""
-    from .images import WRITABLE, split_extension
+    from .images import LABELS_SUFFIX, WRITABLE, split_extension
 
     output = Path(options.output) if options.output else Path(".")
     is_file = split_extension(output)[1] in WRITABLE
-    if is_file and len(options.scans) > 1:
-        raise OutputError(f"{output}: is one file, for {len(options.scans)} scans; name a folder")
+    if is_file and len(scans) > 1:
+        raise OutputError(f"{output}: is one file, for {len(scans)} scans; name a folder")
     outputs = []
-    for scan in options.scans:
-        scan = Path(scan).resolve()
+    for scan in map(Path.resolve, scans):
         stem = scan.name if scan.is_dir() else Path(split_extension(scan)[0]).name
         folder = output.parent if is_file else output
-        files = {"labels": output if is_file else folder / f"{stem}_labels.nii.gz"}
+        files = {"labels": output if is_file else folder / f"{stem}{LABELS_SUFFIX}.nii.gz"}
         if options.seg_nrrd:
             files["seg_nrrd"] = folder / f"{stem}.seg.nrrd"
         if options.volumes:
@@ -491,6 +542,21 @@ def _evaluate(options, report):
         size = segmenter.card["grid_size"]
         for title, rows in zip((f"On the network's {size}^3 cube", "On the scans' own grids"), results):
             print(f"{title}, {len(cases)} scans, mean and standard deviation\n{score_table(rows)}\n")
+    return 0
+
+
+def _export(options, report):
+    from .images import check_output
+
+    check_output(options.output, (".onnx", ".pt"))  # before torch is imported
+    from .export import export
+    from .segmenter import weights_path
+
+    export(weights_path(options.weights), options.output)
+    if options.json:
+        report({"event": "result", "file": str(options.output)})
+    else:
+        print(f"wrote {options.output}")
     return 0
 
 

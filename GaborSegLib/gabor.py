@@ -168,6 +168,8 @@ class GaborConv3d(nn.Module):
     @torch.no_grad()
     def reset_parameters(self):
         """Draw new initial values (see the class)."""
+        if self.sigma.is_meta:  # shapes alone; to compute with them, torch would import its compiler, for a second
+            return
         self.sigma.uniform_(0.7, max(self.kernel_size / 4, 0.8))
         self.theta_y.uniform_(-1, 1).asin_()  # uniform over the sphere: the sine of the elevation is uniform
         self.theta_z.uniform_(-math.pi, math.pi)

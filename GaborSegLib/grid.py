@@ -6,14 +6,18 @@ to right, anterior, superior, so that resampling is one small matrix per axis, n
 the result, and an obliquely acquired slab is seen as it was planned.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 SIZE = 128
 # What is brighter than this share of the mean of tissue is not background.
 CONTENT_LEVEL = 0.1
+# What is interpolated at a time, so that its indices and scores stay in a CPU's cache.
+VOXELS_AT_A_TIME = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,22 +107,25 @@ class Grid:
     def scores_to_labels(self, scores):
         """Labels on the scan's own grid from class scores on the cube.
 
-        The scores are interpolated linearly, and the highest wins (not the labels: those would give stairs).
+        The scores are interpolated linearly, and the highest wins (not the labels: those would give stairs). What is
+        best in all eight neighbours of a voxel is best in every mean of them, so only the voxels whose neighbours
+        disagree are interpolated: about a tenth of a scan.
 
         Args:
-            scores: (C, D, H, W), axes z, y, x.
+            scores: (C, D, H, W), axes z, y, x, of up to 256 classes.
 
         Returns:
             uint8 array (I, J, K). Voxels outside of the cube are background, 0.
         """
-        scores = scores.detach().float().cpu().contiguous()
+        scores = scores.detach().float().cpu()
+        inside = tuple(self._inside_cube(axis) for axis in (2, 1, 0))
+        places = [self._neighbours(axis, part) for axis, part in zip((2, 1, 0), inside)]
+        first = np.ix_(*[first for first, _ in places])
+        low, high = _extremes(scores.max(dim=0).indices.to(torch.uint8).numpy())  # argmax would take four times as long
+        labels, several = low[first], (low != high)[first]
+        labels[several] = _interpolated(scores, places, np.flatnonzero(several), labels.shape)
         result = np.zeros(self.turned_shape[::-1], dtype=np.uint8)
-        inside = [self._inside_cube(axis) for axis in (2, 1, 0)]
-        z, y, x = [self._from_cube(axis)[part] for axis, part in zip((2, 1, 0), inside)]
-        for row, weights in zip(range(inside[0].start, inside[0].stop), z):
-            taps = weights.nonzero().flatten().tolist()
-            plane = sum(weights[tap] * scores[:, tap] for tap in taps)
-            result[row, inside[1], inside[2]] = (y @ plane @ x.T).argmax(dim=0).to(torch.uint8).numpy()
+        result[inside] = labels
         return np.ascontiguousarray(self.turn_back(result.transpose(2, 1, 0)))
 
     def cube_from(self, cube, other):
@@ -173,13 +180,16 @@ class Grid:
         total = np.maximum(0, 1 - np.abs(self._positions(axis)[:, None] - whole) / width).sum(axis=1, keepdims=True)
         return torch.from_numpy((weights / total).astype(np.float32))
 
-    def _from_cube(self, axis):
-        """(n, size) weights of linear interpolation; the cube's border voxels reach half a voxel beyond themselves."""
+    def _neighbours(self, axis, part):
+        """For linear interpolation along an axis: the first of two cube indices, and the share of the second.
+
+        Two arrays for a slice of the turned scan; the cube's border voxels reach half a voxel beyond themselves.
+        """
         positions = self._positions(axis)
-        index = (np.arange(self.turned_shape[axis]) - positions[0]) / (positions[1] - positions[0])
+        index = (np.arange(self.turned_shape[axis])[part] - positions[0]) / (positions[1] - positions[0])
         index = index.clip(0, self.size - 1)
-        weights = np.maximum(0, 1 - np.abs(index[:, None] - np.arange(self.size)))
-        return torch.from_numpy(weights.astype(np.float32))
+        first = np.minimum(index.astype(np.int32), self.size - 2)
+        return first, (index - first).astype(np.float32)
 
     def _inside_cube(self, axis):
         """The part of an axis of the turned scan that lies in the cube, a slice."""
@@ -193,6 +203,41 @@ class Grid:
 def _along(matrix, array, axis):
     """Multiply `matrix` (m, n) onto one axis (of n) of a tensor."""
     return torch.tensordot(matrix, array, dims=([1], [axis])).movedim(0, axis)
+
+
+def _extremes(labels):
+    """Smallest and largest of each 2^3 neighbours in a label map (D, H, W); two arrays (D - 1, H - 1, W - 1)."""
+    low = high = labels
+    for axis in range(3):
+        first, second = (tuple([slice(None)] * axis + [part]) for part in (slice(0, -1), slice(1, None)))
+        low, high = np.minimum(low[first], low[second]), np.maximum(high[first], high[second])
+    return low, high
+
+
+@torch.inference_mode()
+def _interpolated(scores, places, where, shape):
+    """The labels of the voxels `where` (flat indices in `shape`) by interpolating scores (C, D, H, W).
+
+    `places` has for each axis what `Grid._neighbours` gives. With the scores of a cube voxel together in memory, the
+    weighted sum of eight such rows is what torch has for bags of words.
+    """
+    _, _, height, width = scores.shape
+    rows = scores.flatten(1).T.contiguous()
+    offsets = [(z * height + y) * width + x for z, y, x in itertools.product((0, 1), repeat=3)]
+    labels = np.empty(len(where), dtype=np.uint8)
+    for start in range(0, len(where), VOXELS_AT_A_TIME):
+        part = slice(start, start + VOXELS_AT_A_TIME)
+        index = np.unravel_index(where[part], shape)
+        z, y, x = [first[i] for (first, _), i in zip(places, index)]
+        first = (z * height + y) * width + x
+        z, y, x = [np.stack([1 - share[i], share[i]]) for (_, share), i in zip(places, index)]
+        weights = (z[:, None, None] * y[:, None] * x).reshape(8, -1).T
+        means = functional.embedding_bag(
+            torch.from_numpy(first[:, None] + np.array(offsets, dtype=np.int32)), rows, mode="sum",
+            per_sample_weights=torch.from_numpy(np.ascontiguousarray(weights)),
+        )
+        labels[part] = means.max(dim=1).indices.numpy()
+    return labels
 
 
 def content(cube):

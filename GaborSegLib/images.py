@@ -23,6 +23,7 @@ NIBABEL = (".nii", ".nii.gz", ".mgh", ".mgz")
 # Files that hold a whole scan each. DICOM is read too, from the folder that a series lies in.
 READABLE = (*NIBABEL, ".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (*NIBABEL, ".nrrd", ".seg.nrrd")
+LABELS_SUFFIX = "_labels"  # of the label map of a scan
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 SMALLEST = 16  # voxels along an axis
@@ -91,21 +92,58 @@ def read_image(path):
         raise ImageError(
             f"{path}: got the extension '{extension}'; wanted one of {', '.join(READABLE)}, or a folder of DICOM files"
         )
-    import SimpleITK as sitk
-
     try:
+        if path.is_file() and extension in NIBABEL:
+            return _read_nibabel(path)
+        import SimpleITK as sitk
+
         with _without_itk_warnings():
             if path.is_dir() or extension == ".dcm":
                 return _read_dicom(path)
-            if extension in NIBABEL:
-                return _read_nibabel(path)
             return _from_itk(path, sitk.ReadImage(str(path)))
-    except ImageError:
+    except (ImageError, ImportError):
         raise
     except Exception as error:  # the libraries raise whatever came up in them: EOFError, RuntimeError, zlib.error, ...
         raise ImageError(
             f"{path}: cannot be read ({_reason(error)}); the file is damaged or incomplete, export or copy it again"
         ) from error
+
+
+def scans_in(path):
+    """The scans that a path stands for, a list of `Path`.
+
+    A folder with a DICOM series is one scan. Of another folder they are the files of a `READABLE` type that lie in it
+    directly, by name, but for hidden files, .seg.nrrd, and NAME_labels.*: label maps, as they are written beside scans.
+
+    Raises:
+        ImageError: the folder cannot be looked into, or holds label maps alone.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    try:
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be looked into ({error.strerror}); check the permissions") from error
+    files = [file for file in files if split_extension(file)[1] in READABLE]
+    if not files or _has_dicom(path):
+        return [path]
+    scans = [file for file in files if not _is_label_map(file)]
+    if not scans:
+        raise ImageError(f"{path}: holds {len(files)} label maps and no scan; name the folder of the scans, or files")
+    return scans
+
+
+def _is_label_map(path):
+    stem, extension = split_extension(path)
+    return extension == ".seg.nrrd" or stem.endswith(LABELS_SUFFIX)
+
+
+def _has_dicom(folder):
+    import SimpleITK as sitk
+
+    with _without_itk_warnings():
+        return bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
 
 
 def check_image(image):
@@ -139,14 +177,15 @@ def write_label_map(path, labels, affine, structures):
     Raises:
         OutputError: another extension, or the file cannot be written.
     """
-    import nibabel
-    import SimpleITK as sitk
-
     extension = _known_extension(path, WRITABLE)
     with replacing(path) as temporary:
         if extension in NIBABEL:
+            import nibabel
+
             nibabel.save(_nibabel_image(extension, labels, affine), temporary)
             return
+        import SimpleITK as sitk
+
         image = itk_image(labels, affine)
         if extension == ".seg.nrrd":
             for key, value in _segmentation_fields(labels, affine, structures).items():

@@ -12,7 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import accuracy  # noqa: E402
+import peers  # noqa: E402
 import robustness  # noqa: E402
+import whole_click  # noqa: E402
 from degradations import DEGRADATIONS, Degradation  # noqa: E402
 from scans import Network, Scan, Scans  # noqa: E402
 
@@ -141,3 +143,24 @@ def test_scans_are_turned_to_right_anterior_superior(data_set):
     assert nibabel.aff2axcodes(stored.affine) == ("L", "A", "S")
     assert np.array_equal(scan.image.array, stored.get_fdata()[::-1].astype(np.float32))
     assert np.allclose(scan.image.affine @ [0, 0, 0, 1], stored.affine @ [stored.shape[0] - 1, 0, 0, 1])
+
+
+def test_peers_are_told_as_ratios_to_the_mixed_network():
+    made = {"parameters": 10, "start_mib": 100, "peak_mib": 200.0}
+    rounds = [{**made, "seconds": s, "cpu_seconds": 4.0} for s in (1.0, 9.0, 2.0)]
+    other = {"parameters": 3000, "seconds": 3.0, "cpu_seconds": 5.0, "start_mib": 200, "peak_mib": 450.0}
+    text = peers.table({"other": other, "mixed": peers.middle(rounds)}).splitlines()
+    assert text[2] == "| other | 3,000 | 3.00 | 1.50 | 5.00 | 1.25 | 450 | 250 | 2.50 |"
+    assert text[3] == "| mixed | 10 | 2.00 | 1.00 | 4.00 | 1.00 | 200 | 100 | 1.00 |"
+
+
+def test_a_network_is_measured():
+    measured = peers.measure("mixed", 16)
+    assert measured["parameters"] == 1_597_776  # the paper's 1.60 million, whatever the Gabor layers became
+    assert measured["seconds"] > 0
+
+
+def test_the_whole_click_is_measured(tiny_weights, data_set, tmp_path, capsys):
+    whole_click.click(data_set / "images" / "s0.nii.gz", tiny_weights, 1, tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "Network" in text and "Total" in text and (tmp_path / "out" / "s0_labels.nii.gz").exists()

@@ -3,14 +3,20 @@
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from made import made_scan
 
 from GaborSegLib import cli
+from GaborSegLib.images import scans_in
+from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.weights import load_weights, save_weights
 
 
 @pytest.fixture
@@ -66,6 +72,105 @@ def test_one_bad_scan_of_several_does_not_lose_the_others(scan, tiny_weights, tm
     status, _, error = run(capsys, "segment", bad, scan, "-o", tmp_path / "out", "--weights", tiny_weights)
     assert status == 2 and str(bad) in error
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["scan_labels.nii.gz"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of three scans, and of what is none of them."""
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    for seed in range(3):
+        image = nibabel.Nifti1Image(made_scan(seed)[0], np.diag([-2.0, 2.0, 2.0, 1.0]))
+        nibabel.save(image, folder / f"s{seed}.nii.gz")
+    (folder / "notes.csv").write_text("scan\n")
+    (folder / ".hidden.nii.gz").write_text("")
+    return folder
+
+
+def test_a_folder_is_all_its_scans_and_not_the_label_maps_written_beside_them(folder, tiny_weights, tmp_path, capsys):
+    out = tmp_path / "single"
+    for seed in range(3):
+        assert run(capsys, "segment", folder / f"s{seed}.nii.gz", "-o", out, "--weights", tiny_weights)[0] == 0
+    for _ in range(2):
+        status, text, _ = run(capsys, "segment", folder, "-o", folder, "--weights", tiny_weights, "--seg-nrrd")
+        wrote = [Path(line.split()[1]).name for line in text.splitlines() if line.startswith("wrote")]
+        assert status == 0
+        assert wrote == [f"s{seed}{end}" for seed in range(3) for end in ("_labels.nii.gz", ".seg.nrrd")]
+    for seed in range(3):
+        one, many = (nibabel.load(place / f"s{seed}_labels.nii.gz").dataobj for place in (out, folder))
+        assert np.array_equal(one, many)
+    status, _, error = run(capsys, "segment", folder, "-o", tmp_path / "one.nii", "--weights", tiny_weights)
+    assert status == 2 and "for 3 scans" in error
+    status, _, error = run(capsys, "segment", out, "--weights", tiny_weights)
+    assert status == 2 and "3 label maps and no scan" in error
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, _, error = run(capsys, "segment", empty, "-o", tmp_path / "new", "--weights", tiny_weights)
+    assert status == 2 and str(empty) in error
+
+
+def test_a_dicom_folder_stays_one_scan(folder, tmp_path):
+    slices = made_scan(0)[0].astype(np.int16)
+    for k in range(3):
+        image = sitk.GetImageFromArray(slices[None, :, :, k])
+        image.SetMetaData("0008|0060", "MR")
+        image.SetMetaData("0020|000e", "1.2.3")
+        sitk.WriteImage(image, str(folder / f"{k}.dcm"))
+    assert scans_in(folder) == [folder]
+    for scan in (folder / "s0.nii.gz", tmp_path / "missing.nii"):
+        assert scans_in(scan) == [scan]
+
+
+def test_events_of_many_scans_come_in_order_and_name_their_scan(folder, tiny_weights, tmp_path, capsys):
+    bad = bad_scan("nan", folder, None)  # between the others by its name
+    status, text, _ = run(
+        capsys, "segment", folder, "-o", tmp_path / "out", "--weights", tiny_weights, "--json", "--profile"
+    )
+    events = [json.loads(line) for line in text.splitlines()]
+    assert status == 2
+    scans = [bad] + [folder / f"s{seed}.nii.gz" for seed in range(3)]
+    told = [event for event in events if event["event"] in ("result", "error")]
+    assert [str(bad)] + [event["provenance"]["scan"] for event in told[1:]] == list(map(str, scans))
+    assert told[0]["event"] == "error" and str(bad) in told[0]["message"]
+    warnings = [event for event in events if event["event"] == "warning"]  # untrained: unlikely volumes
+    assert [event["scan"] for event in warnings] == list(map(str, scans[1:]))
+    assert all(event["scan"] in event["message"] for event in warnings)
+    progress = [(event["done"], event["total"]) for event in events if event["event"] == "progress"]
+    assert progress == [(done, 4) for done in range(5)]
+    for event in told[1:]:
+        assert {"Reading", "Network", "Scores to the scan's grid", "Writing"} < event["profile"]["scan"].keys()
+        assert {"Importing torch", "Opening the weights"} < event["profile"]["start"].keys()
+        assert sum(event["profile"]["scan"].values()) > event["provenance"]["seconds"] - 0.01
+
+
+def test_ctrl_c_among_many_scans_leaves_whole_files_only(folder, tiny_weights, tmp_path, capsys, monkeypatch):
+    look, seen = Segmenter.look, []
+
+    def interrupted(self, task):
+        seen.append(task.image.path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return look(self, task)
+
+    monkeypatch.setattr(Segmenter, "look", interrupted)
+    status, _, error = run(capsys, "segment", folder, "-o", tmp_path / "out", "--weights", tiny_weights)
+    assert (status, error.splitlines()[-1]) == (130, "gaborseg: cancelled")
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == ["s0_labels.nii.gz", "s1_labels.nii.gz"]
+    assert all(nibabel.load(file).get_fdata().shape == (36, 40, 32) for file in files)
+
+
+def test_profile_is_a_table_that_adds_up(scan, tiny_weights, tmp_path, capsys):
+    began = time.perf_counter()
+    status, text, _ = run(capsys, "segment", scan, "-o", tmp_path, "--weights", tiny_weights, "--profile")
+    passed = time.perf_counter() - began
+    lines = text[text.index("Stage ") :].splitlines()
+    seconds = {line[:27].strip(): float(line[27:].split()[0]) for line in lines[1:] if not line.startswith("-")}
+    total = seconds.pop("Total")
+    assert status == 0 and {"Network", "Reading", "Rest"} < seconds.keys()
+    assert sum(seconds.values()) == pytest.approx(total, abs=0.1)
+    # Before the command began this process was at other work, which it takes for the start of Python.
+    assert total - seconds["Python"] == pytest.approx(passed, abs=0.5)
 
 
 def bad_scan(kind, tmp_path, scan):
@@ -150,8 +255,35 @@ def test_wrong_options_answer_at_once(tmp_path, data_set, capsys):
     assert status == 2 and "multiple of 16" in error
 
 
-def test_the_module_runs_and_help_needs_no_torch():
-    code = "import sys; from GaborSegLib import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+def imported(arguments):
+    """The modules that a command has imported, in a process of its own."""
+    code = (
+        "import sys; from GaborSegLib import cli\n"
+        "try: status = cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: status = end.code\n"
+        "print(*sys.modules, file=sys.stderr)\nsys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert process.returncode == 0, process.stderr
+    return set(process.stderr.splitlines()[-1].split())
+
+
+def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
+    assert not {"torch", "numpy", "nibabel", "SimpleITK", "tqdm", "matplotlib"} & imported(["--help"])
+    nuclei, opened = tmp_path / "nuclei.safetensors", load_weights(tiny_weights)
+    save_weights(nuclei, opened.network, {**opened.card, "structures": [f"Nucleus {i}" for i in range(1, 20)]})
+    modules = imported(["segment", scan, "-o", tmp_path / "l.nii.gz", "--weights", nuclei])
+    assert {"torch", "nibabel"} < modules
+    # torch brings tqdm and torch.distributed along by itself.
+    assert not {
+        "SimpleITK", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.launcher", "onnx", "GaborSegLib.trainer",
+        "GaborSegLib.overview",
+    } & modules
+    # A brain is one piece, and SimpleITK knows pieces.
+    assert "SimpleITK" in imported(["segment", scan, "-o", tmp_path / "l.nii.gz", "--weights", tiny_weights])
+
+
+def test_the_module_runs():
     process = subprocess.run([sys.executable, "-m", "GaborSegLib", "--version"], capture_output=True, text=True)
     assert process.returncode == 0 and process.stdout.startswith("gaborseg ")

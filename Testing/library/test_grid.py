@@ -269,6 +269,45 @@ def test_labels_are_the_highest_of_interpolated_scores():
     np.testing.assert_array_equal(labels[clear], expected.argmax(axis=0)[clear])
 
 
+def plain_labels(grid, scores):
+    """Every class at every voxel, in float64: one dense matrix of linear interpolation for each axis, then argmax."""
+    step = grid.spacing / grid.turned_spacing
+    found = scores.double().numpy().transpose(0, 3, 2, 1)
+    inside = np.ones(grid.turned_shape, dtype=bool)
+    for axis in range(3):
+        start = grid.cube_to_turned((0, 0, 0))[axis]
+        index = (np.arange(grid.turned_shape[axis]) - start) / step[axis]
+        within = (index >= -0.5) & (index <= grid.size - 0.5)
+        inside &= within.reshape([-1 if a == axis else 1 for a in range(3)])
+        hat = np.maximum(0, 1 - np.abs(index.clip(0, grid.size - 1)[:, None] - np.arange(grid.size)))
+        found = np.moveaxis(np.tensordot(hat, found, axes=(1, axis + 1)), 0, axis + 1)
+    order = np.sort(found, axis=0)
+    clear = grid.turn_back(order[-1] - order[-2] > 1e-5)
+    return grid.turn_back(np.where(inside, found.argmax(axis=0), 0)), clear
+
+
+@pytest.mark.parametrize("size, part", [(20, None), (33, None), (16, ((6, 8, 5), (15, 14, 8)))])
+def test_labels_are_those_of_every_class_at_every_voxel(size, part):
+    """Pieces with one label, and borders at which a third class wins that is best at no neighbour."""
+    blobs = np.stack([random_smooth((size,) * 3, seed) for seed in range(7)])
+    scores = torch.from_numpy(2 * blobs).float().softmax(dim=0)
+    for store in list(stored_ways())[::7]:
+        array, affine = store(np.zeros(SHAPE), AFFINE)
+        grid = Grid(array.shape, affine, size, *(part or ()))
+        expected, clear = plain_labels(grid, scores)
+        labels = grid.scores_to_labels(scores)
+        assert len(np.unique(labels)) > 3 and clear.mean() > 0.99
+        np.testing.assert_array_equal(labels[clear], expected[clear])
+
+
+def test_equal_scores_go_to_the_first_class_and_labels_may_reach_255():
+    scores = torch.zeros(256, 4, 4, 4)
+    grid = Grid((6, 6, 6), np.eye(4), 4)
+    assert not grid.scores_to_labels(scores).any()
+    scores[0, :, :, :2] = scores[255, :, :, 2:] = 1
+    assert grid.scores_to_labels(scores)[:, 2, 2].tolist() == [0, 0, 0, 255, 255, 255]
+
+
 # Intensities
 
 

@@ -1,0 +1,95 @@
+"""From `gaborseg segment scan.nii.gz` to the label map, everything included, and what more scans cost: `make bench`.
+
+The scan is the ICBM152 average brain at 1 mm that nilearn ships (or --scan). First the click alone: the table of
+`--profile` of the fastest round, and the wall time of each from outside. Then a folder of
+scans in three ways that take turns: a process for each, one process that does one after the other, and `gaborseg
+segment FOLDER`, which reads the next and writes the last beside the network. Times are ratios to the first way.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel
+
+from GaborSegLib.demo import icbm152
+
+IN_A_ROW = """
+import sys
+from pathlib import Path
+from GaborSegLib.segmenter import Segmenter
+segmenter = Segmenter(sys.argv[1])
+for scan in sorted(Path(sys.argv[2]).iterdir()):
+    segmenter.segment(scan).save(Path(sys.argv[3]) / scan.name)
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scan", help="a T1 scan, brain-extracted (default: ICBM152)")
+    parser.add_argument("--weights", default="mixed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cohort", type=int, default=4, help="scans in the folder (default: 4)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        scan = Path(options.scan) if options.scan else made(folder / "icbm152.nii.gz")
+        click(scan, options.weights, options.rounds, folder / "out")
+        if options.cohort > 1:
+            cohort(scan, options.weights, options.rounds, options.cohort, folder)
+
+
+def made(path):
+    image = icbm152()
+    nibabel.save(nibabel.Nifti1Image(image.array, image.affine), path)
+    return path
+
+
+def click(scan, weights, rounds, out):
+    runs = [timed(*segment(weights, scan, out), "--profile") for _ in range(rounds)]
+    seconds, text = min(runs)
+    print(f"One click with {weights}: {', '.join(f'{run[0]:.1f}' for run in sorted(runs))} s\n")
+    print(text[text.index("Stage ") :])
+
+
+def cohort(scan, weights, rounds, count, folder):
+    scans, out = folder / "scans", folder / "many"
+    scans.mkdir()
+    out.mkdir()
+    for i in range(count):
+        shutil.copy(scan, scans / f"{i}{''.join(scan.suffixes[-2:])}")
+    one = [segment(weights, path, out) for path in sorted(scans.iterdir())]
+    ways = {
+        "a process for each": one,
+        "one process, in a row": [[sys.executable, "-c", IN_A_ROW, weights, scans, out]],
+        "one process, overlapped": [segment(weights, scans, out)],
+    }
+    walls = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, commands in ways.items():
+            walls[name].append(sum(timed(*command)[0] for command in commands))
+    print(f"| {count} scans | seconds | ratio |\n|---|---|---|")
+    base = walls["a process for each"]
+    for name, seconds in walls.items():
+        ratio = statistics.median(own / other for own, other in zip(seconds, base))
+        print(f"| {name} | {statistics.median(seconds):.1f} | {ratio:.2f} |")
+
+
+def segment(weights, scan, out):
+    return [sys.executable, "-m", "GaborSegLib", "segment", scan, "-o", out, "--weights", weights]
+
+
+def timed(*command):
+    """(seconds, standard output) of a command."""
+    began = time.perf_counter()
+    process = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - began, process.stdout
+
+
+if __name__ == "__main__":
+    main()
