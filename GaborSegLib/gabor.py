@@ -7,6 +7,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from . import fourier
+
 # Below this standard deviation (in voxels) a kernel is a single voxel and more shrinking changes nothing, while the
 # derivative by sigma runs off to infinity.
 SMALLEST_SIGMA = 0.3
@@ -19,7 +21,7 @@ PARAMETER_NAMES = (
 
 
 def gabor_kernels(
-    sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase, kernel_size
+    sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase, kernel_size, taps_first=False
 ):
     r"""Kernels of Eq. (2) on a grid of `kernel_size`^3 voxels around 0.
 
@@ -40,11 +42,12 @@ def gabor_kernels(
         frequency_re, frequency_im: their frequencies, cycles per voxel.
         phase: their phase, radians.
         kernel_size: k, odd.
+        taps_first: the order in memory: (k, k, k, out, in), as `fourier.convolve` likes it, instead of that of the result.
 
     Returns:
         Tensor (out, in, k, k, k), axes z, y, x.
     """
-    shape = (*sigma.shape, *[kernel_size] * 3)
+    shape = sigma.shape
     flat = [p.reshape(-1) for p in (theta_y, theta_z, amplitude_re, amplitude_im, phase)]
     theta_y, theta_z, amplitude_re, amplitude_im, phase = flat
     u = torch.arange(kernel_size, dtype=sigma.dtype, device=sigma.device)[:, None] - (kernel_size - 1) / 2
@@ -59,7 +62,7 @@ def gabor_kernels(
         torch.stack([amplitude_re * re_cos, -amplitude_re * re_sin]),
         torch.stack([amplitude_im * im_sin, amplitude_im * im_cos]),
     ])
-    return _Product.apply(z, y, lines).reshape(shape)
+    return _Product.apply(z, y, lines, taps_first).unflatten(0, shape)
 
 
 def _cos_sin(angle):
@@ -77,17 +80,17 @@ class _Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, z, y, x):
+    def forward(ctx, z, y, x, taps_first):
         ctx.save_for_backward(z, y, x)
         k, count = z.shape[-2:]
-        result = z.new_empty(count, k, k, k)
+        result = z.new_empty(k, k, k, count) if taps_first else z.new_empty(count, k, k, k).movedim(0, -1)
         for part in _parts(z):
-            plane, line = _planes(z[..., part], y[..., part]), x[..., part]
-            product = plane[0, 0][:, :, None] * line[0, 0]
+            plane, line = _planes(z[..., part], y[..., part])[:, :, :, :, None], x[..., part]
+            product = plane[0, 0] * line[0, 0]
             for i, j in ((0, 1), (1, 0), (1, 1)):
-                product.addcmul_(plane[i, j][:, :, None], line[i, j])
-            result[part] = product.movedim(-1, 0)
-        return result
+                product.addcmul_(plane[i, j], line[i, j])
+            result[..., part] = product
+        return result.movedim(-1, 0)
 
     @staticmethod
     @once_differentiable
@@ -100,13 +103,22 @@ class _Product(torch.autograd.Function):
             plane = _planes(zs, ys)
             for i in range(2):
                 for j in range(2):
-                    grad_x[i, j, :, part] = (kernels * plane[i, j][:, :, None]).sum(dim=(0, 1))
-                re, im = [(kernels * line[i, j]).sum(dim=2) for j in range(2)]
+                    grad_x[i, j, :, part] = _contract(kernels, plane[i, j][:, :, None], 0).sum(dim=0)
+                re, im = [_contract(kernels, line[i, j][None, None], 2) for j in range(2)]
                 grad_z[i, 0, :, part] = (re * ys[i, 0] + im * ys[i, 1]).sum(dim=1)
                 grad_z[i, 1, :, part] = (im * ys[i, 0] - re * ys[i, 1]).sum(dim=1)
                 grad_y[i, 0, :, part] = (re * zs[i, 0][:, None] + im * zs[i, 1][:, None]).sum(dim=0)
                 grad_y[i, 1, :, part] = (im * zs[i, 0][:, None] - re * zs[i, 1][:, None]).sum(dim=0)
-        return grad_z, grad_y, grad_x
+        return grad_z, grad_y, grad_x, None
+
+
+def _contract(kernels, factor, dim):
+    """(kernels * factor).sum(dim) without the product in memory."""
+    slices = zip(kernels.unbind(dim), factor.unbind(dim))
+    result = torch.mul(*next(slices))
+    for one, other in slices:
+        result.addcmul_(one, other)
+    return result
 
 
 def _parts(factors):
@@ -181,17 +193,21 @@ class GaborConv3d(nn.Module):
         self.amplitude_re.mul_(scale)
         self.amplitude_im.mul_(scale)
 
-    def kernel(self):
+    def kernel(self, taps_first=False):
         """The kernels, (out_channels, in_channels, k, k, k), axes z, y, x; differentiable by all eight parameters."""
         parameters = {name: getattr(self, name) for name in PARAMETER_NAMES}
         # The value is clamped and the gradient is not, so that a sigma that ran into the bound can come back.
         sigma = parameters["sigma"]
         parameters["sigma"] = sigma + (sigma.clamp(min=SMALLEST_SIGMA) - sigma).detach()
-        return gabor_kernels(**parameters, kernel_size=self.kernel_size)
+        return gabor_kernels(**parameters, kernel_size=self.kernel_size, taps_first=taps_first)
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
-            return functional.conv3d(x.to(self.sigma.dtype), self.kernel(), padding=self.kernel_size // 2)
+            x = x.to(self.sigma.dtype)
+            axes = fourier.choose_axes(x, self.out_channels, self.kernel_size)
+            if axes is None:
+                return functional.conv3d(x, self.kernel(), padding=self.kernel_size // 2)
+            return fourier.convolve(x, self.kernel(taps_first=True), axes)
 
     def extra_repr(self):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
