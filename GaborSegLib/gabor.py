@@ -7,6 +7,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from . import fourier
+
 # Below this standard deviation (in voxels) a kernel is a single voxel and more shrinking changes nothing, while the
 # derivative by sigma runs off to infinity.
 SMALLEST_SIGMA = 0.3
@@ -19,7 +21,7 @@ PARAMETER_NAMES = (
 
 
 def gabor_kernels(
-    sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase, kernel_size
+    sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase, kernel_size, taps_first=False
 ):
     r"""Kernels of Eq. (2) on a grid of `kernel_size`^3 voxels around 0.
 
@@ -40,88 +42,127 @@ def gabor_kernels(
         frequency_re, frequency_im: their frequencies, cycles per voxel.
         phase: their phase, radians.
         kernel_size: k, odd.
+        taps_first: the order in memory: (k, k, k, out, in), as `fourier.convolve` likes it, instead of that of the result.
 
     Returns:
         Tensor (out, in, k, k, k), axes z, y, x.
     """
-    shape = (*sigma.shape, *[kernel_size] * 3)
-    flat = [p.reshape(-1) for p in (theta_y, theta_z, amplitude_re, amplitude_im, phase)]
-    theta_y, theta_z, amplitude_re, amplitude_im, phase = flat
-    u = torch.arange(kernel_size, dtype=sigma.dtype, device=sigma.device)[:, None] - (kernel_size - 1) / 2
-    envelope = torch.exp(-0.5 * (u / sigma.reshape(-1)) ** 2)
-    waves = 2 * math.pi * u * torch.stack([frequency_re.reshape(-1), frequency_im.reshape(-1)])[:, None]
-    z = envelope * _cos_sin(waves * torch.sin(theta_y))
-    y = envelope * _cos_sin(waves * -torch.cos(theta_y) * torch.sin(theta_z))
-    x = envelope * _cos_sin(waves * torch.cos(theta_y) * torch.cos(theta_z) + phase)
-    # What the real and the imaginary part of the product of the z and y factors are to be multiplied with.
-    (re_cos, re_sin), (im_cos, im_sin) = x
-    lines = torch.stack([
-        torch.stack([amplitude_re * re_cos, -amplitude_re * re_sin]),
-        torch.stack([amplitude_im * im_sin, amplitude_im * im_cos]),
-    ])
-    return _Product.apply(z, y, lines).reshape(shape)
+    parameters = (sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase)
+    kernels = _Kernels.apply(torch.stack([p.reshape(-1) for p in parameters]), kernel_size, taps_first)
+    return kernels.unflatten(0, sigma.shape)
 
 
-def _cos_sin(angle):
-    """(2, k, P) angles of two frequencies -> (2, 2, k, P), cosine and sine for each."""
-    return torch.stack([torch.cos(angle), torch.sin(angle)], dim=1)
+class _Kernels(torch.autograd.Function):
+    """Kernels (P, k, k, k) of parameters (8, P), in the order of PARAMETER_NAMES.
 
-
-class _Product(torch.autograd.Function):
-    """Kernels from their factors along the axes: the sum over two frequencies of Re(z y) x_0 + Im(z y) x_1.
-
-    z and y hold the real and imaginary parts of complex factors, x what their product is multiplied with; all are
-    (2 frequencies, 2 parts, k, P) for P kernels, and the result is (P, k, k, k). The backward pass contracts the
-    kernels' gradient with the factors again, so nothing of the size k^3 is kept. Kernels stand along the last,
-    contiguous axis and are done a few hundred at a time, so that all of the work happens in the cache.
+    A kernel is the sum over its two frequencies of a Re(z y x), with complex factors z, y and x along the axes. Nothing but
+    the parameters is kept: the backward pass makes the factors again and contracts the kernels' gradient with them.
+    Kernels stand along the last, contiguous axis and are done a few hundred at a time, so that all of the work happens
+    in the cache.
     """
 
     @staticmethod
-    def forward(ctx, z, y, x):
-        ctx.save_for_backward(z, y, x)
-        k, count = z.shape[-2:]
-        result = z.new_empty(count, k, k, k)
-        for part in _parts(z):
-            plane, line = _planes(z[..., part], y[..., part]), x[..., part]
-            product = plane[0, 0][:, :, None] * line[0, 0]
-            for i, j in ((0, 1), (1, 0), (1, 1)):
-                product.addcmul_(plane[i, j][:, :, None], line[i, j])
-            result[part] = product.movedim(-1, 0)
-        return result
+    def forward(ctx, parameters, k, taps_first):
+        ctx.save_for_backward(parameters)
+        ctx.k = k
+        count = parameters.shape[1]
+        result = parameters.new_empty(k, k, k, count) if taps_first else parameters.new_empty(count, k, k, k).movedim(0, -1)
+        for part in _parts(parameters, k):
+            z, y, x = _factors(parameters[:, part], k)
+            x = x * parameters[3:5, None, None, part]
+            re = z[:, 0, :, None] * y[:, 0, None] - z[:, 1, :, None] * y[:, 1, None]
+            im = z[:, 0, :, None] * y[:, 1, None] + z[:, 1, :, None] * y[:, 0, None]
+            kernels = re[0, :, :, None] * x[0, 0]
+            kernels.addcmul_(im[0, :, :, None], x[0, 1], value=-1)
+            kernels.addcmul_(re[1, :, :, None], x[1, 0]).addcmul_(im[1, :, :, None], x[1, 1], value=-1)
+            result[..., part] = kernels
+        return result.movedim(-1, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        z, y, x = ctx.saved_tensors
-        grad_z, grad_y, grad_x = torch.empty_like(z), torch.empty_like(y), torch.empty_like(x)
-        for part in _parts(z):
-            zs, ys, line = z[..., part], y[..., part], x[..., part]
-            kernels = gradient[part].movedim(0, -1).contiguous()
-            plane = _planes(zs, ys)
-            for i in range(2):
-                for j in range(2):
-                    grad_x[i, j, :, part] = (kernels * plane[i, j][:, :, None]).sum(dim=(0, 1))
-                re, im = [(kernels * line[i, j]).sum(dim=2) for j in range(2)]
-                grad_z[i, 0, :, part] = (re * ys[i, 0] + im * ys[i, 1]).sum(dim=1)
-                grad_z[i, 1, :, part] = (im * ys[i, 0] - re * ys[i, 1]).sum(dim=1)
-                grad_y[i, 0, :, part] = (re * zs[i, 0][:, None] + im * zs[i, 1][:, None]).sum(dim=0)
-                grad_y[i, 1, :, part] = (im * zs[i, 0][:, None] - re * zs[i, 1][:, None]).sum(dim=0)
-        return grad_z, grad_y, grad_x
+        (parameters,), k = ctx.saved_tensors, ctx.k
+        result = torch.empty_like(parameters)
+        for part in _parts(parameters, k):
+            result[:, part] = _parameter_gradients(parameters[:, part], gradient[part].movedim(0, -1).contiguous())
+        return result, None, None
 
 
-def _parts(factors):
+def _parts(parameters, k):
     """Slices of the kernels to do at a time: as many as stay in a CPU's cache, all on other devices."""
-    k, count = factors.shape[-2:]
-    step = max(1, PART_ELEMENTS // k**3) if factors.device.type == "cpu" else max(1, count)
+    count = parameters.shape[1]
+    step = max(1, PART_ELEMENTS // k**3) if parameters.device.type == "cpu" else max(1, count)
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _planes(z, y):
-    """Real and imaginary part of the product of the z and y factors, (2, 2, k, k, P)."""
-    z, y = z[:, :, :, None], y[:, :, None]
-    re = z[:, 0] * y[:, 0] - z[:, 1] * y[:, 1]
-    im = z[:, 0] * y[:, 1] + z[:, 1] * y[:, 0]
-    return torch.stack([re, im], dim=1)
+def _factors(parameters, k):
+    """Factors along z, y and x without the amplitudes, (3 axes, 2 frequencies, real and imaginary part, k, P)."""
+    sigma, phase = parameters[0], parameters[7]
+    u = _positions(parameters, k)
+    angle = _slopes(parameters)[:, :, None] * u
+    angle[2] += torch.stack([phase, phase - math.pi / 2])[:, None]  # a sine is a cosine a quarter of a turn later
+    return torch.stack([angle.cos(), angle.sin()], dim=2).mul_(torch.exp(-0.5 * (u / sigma) ** 2))
+
+
+def _positions(parameters, k):
+    return torch.arange(k, dtype=parameters.dtype, device=parameters.device)[:, None] - (k - 1) / 2
+
+
+def _slopes(parameters):
+    """Radians per voxel along the axes, (3, 2 frequencies, P): 2 pi f times the first row of the rotation."""
+    _, theta_y, theta_z, _, _, *frequencies, _ = parameters
+    cos_y = theta_y.cos()
+    row = torch.stack([theta_y.sin(), -cos_y * theta_z.sin(), cos_y * theta_z.cos()])
+    return 2 * math.pi * row[:, None] * torch.stack(frequencies)
+
+
+def _parameter_gradients(parameters, gradient):
+    """Gradients (8, P) of the parameters from that of the kernels, (k, k, k, P)."""
+    k = len(gradient)
+    sigma, theta_y, theta_z, _, _, frequency_re, frequency_im, _ = parameters
+    factors = _factors(parameters, k)
+    amplitudes = parameters[3:5, None, None]
+    z, y, x = factors
+    zy = _contract(gradient, x * amplitudes, 2)
+    yx = _contract(gradient, z, 0)
+    by_factors = torch.stack([_contract(zy, y, 3), _contract(zy, z, 2), _contract(yx, y, 2)])
+    by_amplitude = (by_factors[2] * x).sum(dim=(1, 2))
+    by_factors[2] *= amplitudes
+    # A factor is e^(log envelope + i angle).
+    by_log = (by_factors * factors).sum(dim=(0, 1, 2))
+    by_angle = by_factors[:, :, 1] * factors[:, :, 0] - by_factors[:, :, 0] * factors[:, :, 1]
+    u = _positions(parameters, k)
+    by_z, by_y, by_x = 2 * math.pi * (by_angle * u).sum(dim=2)
+    frequencies = torch.stack([frequency_re, frequency_im])
+    (sin_y, cos_y), (sin_z, cos_z) = [(angle.sin(), angle.cos()) for angle in (theta_y, theta_z)]
+    by_frequency = sin_y * by_z - cos_y * sin_z * by_y + cos_y * cos_z * by_x
+    by_theta_y = (frequencies * (cos_y * by_z + sin_y * sin_z * by_y - sin_y * cos_z * by_x)).sum(dim=0)
+    by_theta_z = (frequencies * -cos_y * (cos_z * by_y + sin_z * by_x)).sum(dim=0)
+    by_sigma = (by_log * u**2).sum(dim=0) / sigma**3
+    by_phase = by_angle[2].sum(dim=(0, 1))
+    return torch.stack([by_sigma, by_theta_y, by_theta_z, *by_amplitude, *by_frequency, by_phase])
+
+
+def _contract(values, factor, dim):
+    """Sum along one axis of values times the conjugate of a complex factor, (2 frequencies, 2 parts, k, P).
+
+    Values are real, (k, k, k, P), or complex, (2, 2, k, k, P); the result is complex. It is summed up slice by slice, so
+    that the products are nowhere in memory.
+    """
+    re, im = factor.unbind(1)
+    if values.dim() == 4:
+        conjugate = torch.stack([re, -im], dim=1)[:, :, :, None, None]
+        terms = zip(values.unbind(dim), conjugate.unbind(2))
+    else:
+        turned = torch.stack([values[:, 1], -values[:, 0]], dim=1)
+        terms = zip(
+            (*values.unbind(dim), *turned.unbind(dim)),
+            (*re[:, None, :, None].unbind(2), *im[:, None, :, None].unbind(2)),
+        )
+    result = torch.mul(*next(terms))
+    for one, other in terms:
+        result.addcmul_(one, other)
+    return result
 
 
 class GaborConv3d(nn.Module):
@@ -183,17 +224,21 @@ class GaborConv3d(nn.Module):
         self.amplitude_re.mul_(scale)
         self.amplitude_im.mul_(scale)
 
-    def kernel(self):
+    def kernel(self, taps_first=False):
         """The kernels, (out_channels, in_channels, k, k, k), axes z, y, x; differentiable by all eight parameters."""
         parameters = {name: getattr(self, name) for name in PARAMETER_NAMES}
         # The value is clamped and the gradient is not, so that a sigma that ran into the bound can come back.
         sigma = parameters["sigma"]
         parameters["sigma"] = sigma + (sigma.clamp(min=SMALLEST_SIGMA) - sigma).detach()
-        return gabor_kernels(**parameters, kernel_size=self.kernel_size)
+        return gabor_kernels(**parameters, kernel_size=self.kernel_size, taps_first=taps_first)
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
-            return functional.conv3d(x.to(self.sigma.dtype), self.kernel(), padding=self.kernel_size // 2)
+            x = x.to(self.sigma.dtype)
+            axes = fourier.choose_axes(x, self.out_channels, self.kernel_size)
+            if axes is None:
+                return functional.conv3d(x, self.kernel(), padding=self.kernel_size // 2)
+            return fourier.convolve(x, self.kernel(taps_first=True), axes)
 
     def extra_repr(self):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

@@ -1,0 +1,265 @@
+"""Convolution with large kernels in the frequency domain, made of matrix products alone.
+
+At 7^3 taps and the sizes of a network's deeper levels a Fourier transform is so short (7 to 20 points) that it is best
+done as a product with its matrix, one axis after the other, with hundreds of channel pairs as columns. The spectra of
+the kernels are several times larger than the kernels, so they are made, used and forgotten in parts that stay in the
+cache, and the backward pass makes them again.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+# Bytes of kernel spectra that are worked on at a time.
+PART_BYTES = 3 * 2**20
+# Multiplications of a direct convolution in the time of one of the products here, which are smaller.
+DIRECT_SPEED = 3
+# Multiplications in the time that it takes to bring one number of an image's spectrum into the order of the products.
+MOVE = 100
+# Voxels of an axis that a tile is to have, beside all of them.
+STEPS = (8, 10, 12, 16, 20)
+
+
+class Axis(NamedTuple):
+    """How an axis of `size` voxels is cut into windows, and the n points of their transforms.
+
+    There are `tiles` windows of `window` voxels, the first at voxel `-margin`, `step` apart. Of the circular convolution
+    of a window with a kernel, the `step` voxels from its voxel `margin` on are those of the convolution of the axis.
+    """
+
+    size: int
+    n: int
+    tiles: int
+    window: int
+    step: int
+    margin: int
+
+
+def axis_of(size, k, tiles):
+    """The `Axis` of so many tiles. Several overlap by k - 1; one needs (k - 1) / 2 zeros behind it to wrap around into."""
+    reach = k // 2
+    if tiles == 1:
+        return Axis(size, size + reach, 1, size, size, 0)
+    step = -(-size // tiles)
+    return Axis(size, step + 2 * reach, tiles, step + 2 * reach, step, reach)
+
+
+def choose_axes(x, outputs, k):
+    """How `convolve` is to cut x, (B, I, D, H, W), for k^3 kernels: three `Axis`; None if a direct convolution is faster.
+
+    It is None as well where nothing is known about it (on other devices, in half precision), and where the network is
+    traced or exported.
+    """
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    if traced or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return None
+    return _fastest(tuple(x.shape), outputs, k)
+
+
+@lru_cache(maxsize=1024)
+def _fastest(shape, outputs, k):
+    """A fixed rule that counts multiplications, with nothing measured on the way: a run that is resumed must take the
+    same way as before to end at the same weights.
+    """
+    batch, inputs, *size = shape
+    reach = k // 2
+    taps = math.prod(k * n - reach * (reach + 1) if n > reach else n * n for n in size)  # that meet a voxel
+    best, chosen = batch * inputs * outputs * taps / DIRECT_SPEED, None
+    for step in (*STEPS, max(size)):
+        axes = tuple(axis_of(n, k, -(-n // step)) for n in size)
+        cost = _cost(axes, k, batch, inputs, outputs)
+        if cost < best:
+            best, chosen = cost, axes
+    return chosen
+
+
+def _cost(axes, k, batch, inputs, outputs):
+    """Multiplications of `convolve`, or what takes the time of so many."""
+    tiles = batch * math.prod(axis.tiles for axis in axes)
+    frequencies = (axes[0].n // 2 + 1) * axes[1].n * axes[2].n
+    return (
+        inputs * outputs * (_transform_products(axes, [k] * 3) + 4 * frequencies * tiles)
+        + MOVE * 4 * frequencies * tiles * (inputs + outputs)
+        + inputs * tiles * _transform_products(axes, [axis.window for axis in axes])
+        + outputs * tiles * _transform_products(axes, [axis.step for axis in axes])
+    )
+
+
+def _transform_products(axes, lengths):
+    z, y, x = lengths
+    half, n_y, n_x = axes[0].n // 2 + 1, axes[1].n, axes[2].n
+    return 2 * half * z * y * x + 4 * half * n_y * y * x + 4 * half * n_y * n_x * x
+
+
+def convolve(x, kernel, axes):
+    """Convolution as of `torch.nn.functional.conv3d` (correlation), with zeros around and an output of the same size.
+
+    Args:
+        x: (B, I, D, H, W).
+        kernel: (O, I, k, k, k), k odd; fastest where O and I are its last axes in memory.
+        axes: an `Axis` for D, H and W.
+
+    Returns:
+        (B, O, D, H, W), differentiable by both.
+    """
+    make = {"dtype": x.dtype, "device": x.device}
+    k = kernel.shape[-1]
+    spectrum = _transform(_windows(x, axes), _matrices(axes, [range(axis.window) for axis in axes], **make))
+    # For each frequency, real and imaginary part of the tiles as rows; twice, for both parts of the kernels' spectra.
+    half, n, _, lines, _ = spectrum.shape
+    rows = spectrum.unflatten(4, (x.shape[1], -1)).permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
+    rows = rows[:, :, None].expand(-1, -1, 2, -1, -1, -1).flatten(1, 3)
+    # A correlation is a convolution with the kernel mirrored.
+    taps = _matrices(axes, [range(k // 2, -(k // 2) - 1, -1)] * 3, **make)
+    product = _Product.apply(rows, kernel.permute(2, 3, 4, 0, 1), *taps)
+    product = product.view(half, n, 2, lines, 2, -1, len(kernel))
+    (re_re, re_im), (im_re, im_im) = [[product[:, :, i, :, j] for j in range(2)] for i in range(2)]
+    spectrum = torch.stack([re_re - im_im, re_im + im_re], dim=2).transpose(-1, -2).flatten(4)
+    inside = [range(axis.margin, axis.margin + axis.step) for axis in axes]
+    return _assemble(_transpose(spectrum, _matrices(axes, inside, inverse=True, **make)), axes, len(x))
+
+
+class _Product(torch.autograd.Function):
+    """Products of rows with the spectra of kernels, for each frequency and each part, real and imaginary.
+
+    rows (half, 2 F, N, I), taps (k, k, k, O, I), matrices of the taps' transform -> (half, 2 F, N, O), where half are the
+    frequencies of z and F those of y and x. One frequency of z is done at a time, and so many output channels that
+    their spectra stay in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, taps, *matrices):
+        taps = taps.contiguous()
+        ctx.save_for_backward(rows, taps, *matrices)
+        result = rows.new_empty(*rows.shape[:3], taps.shape[3])
+        slabs = _first(taps, matrices)
+        for i, part in _parts(rows, taps):
+            result[i, ..., part] = torch.bmm(rows[i], _spectra(slabs[i, ..., part, :], matrices).mT)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        rows, taps, *matrices = ctx.saved_tensors
+        by_rows, by_taps = [torch.zeros_like(t) if wanted else None for t, wanted in zip((rows, taps), ctx.needs_input_grad)]
+        slabs = _first(taps, matrices)
+        for i, part in _parts(rows, taps):
+            share = gradient[i, ..., part].contiguous()
+            slab = slabs[i, ..., part, :]
+            if by_rows is not None:
+                by_rows[i].baddbmm_(share, _spectra(slab, matrices))
+            if by_taps is not None:  # a slab that has been used holds its gradient
+                slab.copy_(_spectra_transpose(torch.bmm(share.mT, rows[i]), matrices).view_as(slab))
+        if by_taps is not None:
+            torch.mm(matrices[0].mT, slabs.view(len(matrices[0]), -1), out=by_taps.view(len(taps), -1))
+        return by_rows, by_taps, *[None] * len(matrices)
+
+
+def _parts(rows, taps):
+    """Frequencies of z with slices of the output channels."""
+    outputs, inputs = taps.shape[3:]
+    step = max(1, PART_BYTES // (rows.shape[1] * inputs * taps.element_size()))
+    return [(i, slice(o, min(o + step, outputs))) for i in range(len(rows)) for o in range(0, outputs, step)]
+
+
+def _first(taps, matrices):
+    """Taps after the transform of z, (frequency, part and y, x, O, I)."""
+    values = torch.mm(matrices[0], taps.view(len(taps), -1))
+    return values.view(len(values) // 2, 2 * taps.shape[1], *taps.shape[2:])
+
+
+def _spectra(slab, matrices):
+    """The transforms of y and x of the kernels of some output channels, (2 F, O, I)."""
+    _, by_y, by_x = matrices
+    yc, x, outputs, inputs = slab.shape
+    values = torch.mm(by_y, slab.reshape(yc, -1)).view(-1, 2 * x, outputs * inputs)
+    return torch.bmm(by_x.expand(len(values), -1, -1), values).view(-1, outputs, inputs)
+
+
+def _spectra_transpose(spectra, matrices):
+    """The transpose of `_spectra`, (part and y, x O I)."""
+    _, by_y, by_x = matrices
+    n = len(by_y) // 2
+    values = torch.bmm(by_x.mT.expand(n, -1, -1), spectra.view(n, len(by_x), -1))
+    return torch.mm(by_y.mT, values.view(len(by_y), -1))
+
+
+def _transform(values, matrices):
+    """Spectrum of real values: (z, y, x, P) -> (frequencies of z, of y, real and imaginary part, of x, P)."""
+    z, y, x, count = values.shape
+    by_z, by_y, by_x = matrices
+    values = torch.mm(by_z, values.reshape(z, -1))
+    half = len(by_z) // 2
+    values = torch.bmm(by_y.expand(half, -1, -1), values.view(half, 2 * y, x * count))
+    planes = half * len(by_y) // 2
+    values = torch.bmm(by_x.expand(planes, -1, -1), values.view(planes, 2 * x, count))
+    return values.view(half, -1, 2, len(by_x) // 2, count)
+
+
+def _transpose(spectrum, matrices):
+    """The transpose of `_transform`."""
+    by_z, by_y, by_x = matrices
+    half, n, _, lines, count = spectrum.shape
+    y, x = by_y.shape[1] // 2, by_x.shape[1] // 2
+    values = torch.bmm(by_x.mT.expand(half * n, -1, -1), spectrum.reshape(half * n, 2 * lines, count))
+    values = torch.bmm(by_y.mT.expand(half, -1, -1), values.view(half, len(by_y), x * count))
+    return torch.mm(by_z.mT, values.view(2 * half, y * x * count)).view(-1, y, x, count)
+
+
+def _matrices(axes, positions, dtype, device, inverse=False):
+    """Matrices of the transforms of values at these positions, for `_transform`; for `_transpose` if `inverse`."""
+    return [
+        _matrix(axis.n, place, tuple(where), inverse, dtype, device)
+        for place, (axis, where) in enumerate(zip(axes, positions))
+    ]
+
+
+@lru_cache(maxsize=256)
+def _matrix(n, place, positions, inverse, dtype, device):
+    """Matrix of one axis: z, y or x by its place.
+
+    The values are real, so that half of the frequencies of z are enough. Rows are (frequency, part) for z and y and
+    (part, frequency) for x, columns are (part, position), or position for z: each product then leaves its result in the
+    order in memory that the next one needs.
+    """
+    with torch.inference_mode(False):
+        frequencies = torch.arange(n if place else n // 2 + 1, dtype=torch.float64)
+        angle = 2 * math.pi / n * frequencies[:, None] * torch.tensor(positions, dtype=torch.float64)
+        re, im = angle.cos(), -angle.sin()
+        if inverse:
+            scale = torch.full((len(frequencies), 1), 1 / n, dtype=torch.float64)
+            if place == 0:  # a frequency that is left out has the part of its conjugate
+                scale[1 : (n + 1) // 2] *= 2
+            re, im = re * scale, im * scale
+        if place == 0:
+            matrix = torch.stack([re, im], dim=1).flatten(0, 1)
+        else:
+            matrix = torch.stack([torch.cat([re, -im], dim=1), torch.cat([im, re], dim=1)], dim=2 - place)
+            matrix = matrix.flatten(0, 1)
+        return matrix.to(device, dtype)
+
+
+def _windows(x, axes):
+    """(B, C, D, H, W) -> (window, window, window, C B tiles)"""
+    padding = [pad for axis in reversed(axes) for pad in (axis.margin, _behind(axis))]
+    if any(padding):
+        x = functional.pad(x, padding)
+    for dimension, axis in enumerate(axes, start=2):
+        x = x.unfold(dimension, axis.window, axis.step)
+    return x.permute(5, 6, 7, 1, 0, 2, 3, 4).flatten(3)
+
+
+def _behind(axis):
+    """Zeros behind the axis that the last window reaches into."""
+    return (axis.tiles - 1) * axis.step + axis.window - axis.margin - axis.size
+
+
+def _assemble(values, axes, batch):
+    """(step, step, step, C B tiles) -> (B, C, D, H, W)"""
+    values = values.unflatten(3, (-1, batch, *(axis.tiles for axis in axes)))
+    values = values.permute(4, 3, 5, 0, 6, 1, 7, 2).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    return values[:, :, : axes[0].size, : axes[1].size, : axes[2].size]
