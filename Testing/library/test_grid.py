@@ -256,34 +256,50 @@ def test_labels_cover_the_scan():
 
 
 def test_labels_are_the_highest_of_interpolated_scores():
-    scores = torch.from_numpy(np.stack([random_smooth((20, 20, 20), seed) for seed in range(5)]))
+    """SimpleITK interpolates linearly, which is nearly the same for scores as smooth as these."""
+    values = np.stack([random_smooth((20, 20, 20), seed) for seed in range(5)])
+    scores = torch.from_numpy(2 * values).softmax(dim=0)
     grid = Grid(SHAPE, AFFINE, 20)
     labels = grid.scores_to_labels(scores)
-    volumes = [s.numpy().transpose(2, 1, 0) for s in scores]
+    volumes = [s.log().numpy().transpose(2, 1, 0) for s in scores]
     expected = np.stack([resampled(volume, grid.cube_affine(), SHAPE, AFFINE, np.nan) for volume in volumes])
     known = ~np.isnan(expected).any(axis=0)
     assert known.mean() > 0.9
-    best = np.sort(expected, axis=0)
-    clear = known & (best[-1] - best[-2] > 1e-5)  # where rounding decides nothing
-    assert clear.sum() > 0.99 * known.sum()
-    np.testing.assert_array_equal(labels[clear], expected.argmax(axis=0)[clear])
+    assert (labels == expected.argmax(axis=0))[known].mean() > 0.95
 
 
 def plain_labels(grid, scores):
-    """Every class at every voxel, in float64: one dense matrix of linear interpolation for each axis, then argmax."""
+    """Every class at every voxel, in float64, by one dense matrix for each axis: the logarithms of scores by cubic
+    convolution, but where all that linear interpolation would weigh is of one class, that class."""
     step = grid.spacing / grid.turned_spacing
-    found = scores.double().numpy().transpose(0, 3, 2, 1)
+    found = np.log(scores.double().numpy().clip(1e-4)).transpose(0, 3, 2, 1)
+    share = np.eye(len(scores))[scores.argmax(dim=0).numpy()].transpose(3, 2, 1, 0)
     inside = np.ones(grid.turned_shape, dtype=bool)
     for axis in range(3):
         start = grid.cube_to_turned((0, 0, 0))[axis]
         index = (np.arange(grid.turned_shape[axis]) - start) / step[axis]
         within = (index >= -0.5) & (index <= grid.size - 0.5)
         inside &= within.reshape([-1 if a == axis else 1 for a in range(3)])
-        hat = np.maximum(0, 1 - np.abs(index.clip(0, grid.size - 1)[:, None] - np.arange(grid.size)))
-        found = np.moveaxis(np.tensordot(hat, found, axes=(1, axis + 1)), 0, axis + 1)
+        distance = np.abs(index.clip(0, grid.size - 1)[:, None] - np.arange(-2, grid.size + 2))
+        cubic = cubic_convolution(distance)
+        cubic[:, 2] += cubic[:, :2].sum(axis=1)  # the outermost values go on beyond the cube
+        cubic[:, -3] += cubic[:, -2:].sum(axis=1)
+        found = np.moveaxis(np.tensordot(cubic[:, 2:-2], found, axes=(1, axis + 1)), 0, axis + 1)
+        hat = np.maximum(0, 1 - distance[:, 2:-2])
+        share = np.moveaxis(np.tensordot(hat, share, axes=(1, axis + 1)), 0, axis + 1)
     order = np.sort(found, axis=0)
-    clear = grid.turn_back(order[-1] - order[-2] > 1e-5)
-    return grid.turn_back(np.where(inside, found.argmax(axis=0), 0)), clear
+    one = share.max(axis=0) > 1 - 1e-9
+    best = np.where(one, share.argmax(axis=0), found.argmax(axis=0))
+    # Where rounding decides nothing: neither which class is best, nor whether a voxel lies on one of the cube's.
+    clear = (order[-1] - order[-2] > 1e-4) & (one | (share.max(axis=0) < 1 - 1e-5))
+    return grid.turn_back(np.where(inside, best, 0)), grid.turn_back(clear)
+
+
+def cubic_convolution(distance):
+    """Keys' kernel (1981, Eq. 15)."""
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
 
 
 @pytest.mark.parametrize("size, part", [(20, None), (33, None), (16, ((6, 8, 5), (15, 14, 8)))])
