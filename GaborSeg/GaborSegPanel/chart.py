@@ -33,6 +33,10 @@ def update_chart(owner, rows, title):
         columns = np.array(values, dtype=float).reshape(-1, 2)
         slicer.util.updateTableFromArray(table, columns, ["epoch", name])
         table.SetUseColumnTitleAsColumnHeader(True)
+    # From 0, and with room at the top, where the legend would hide the best scores.
+    top = 1.25 * max([1.0, *(loss for epoch, loss in points[LOSS])])
+    chart.SetYAxisRangeAuto(False)
+    chart.SetYAxisRange(0.0, top)
     return chart
 
 

@@ -176,14 +176,15 @@ def _write(folder, volume, array, labels, structures, digest, facts):
         for content, path in zip((array, labels), hidden):
             write_array(content, affine, path)
         if not (folder / TABLE).is_file():
-            names = [[0, "Background", 0], *([label, name, label] for label, name in enumerate(structures, start=1))]
-            _write_csv(folder / TABLE, ["label", "structure", "ids"], names)
+            lines = [[label, name, label] for label, name in enumerate(["Background", *structures])]
+            _write_csv(folder / TABLE, ["label", "structure", "ids"], lines)
         about = {"variant": facts.get("variant"), "weights": facts.get("weights_file"),
                  "weights_sha256": facts.get("weights_sha256")}
         write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
         # The subject first: a scan that counts as one of its own might be trained on and validated with.
         rows.append({"scan": case, "subject": subject, "voxels": digest})
-        _write_csv(folder / SUBJECTS, ["scan", "subject", "voxels"], [[row["scan"], row["subject"], row["voxels"]] for row in rows])
+        columns = ["scan", "subject", "voxels"]
+        _write_csv(folder / SUBJECTS, columns, [[row[name] for name in columns] for row in rows])
         for path in hidden:
             os.replace(path, path.with_name(path.name.removeprefix(".")))
     finally:

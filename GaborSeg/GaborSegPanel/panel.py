@@ -9,7 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import PanelError, installation, parameters, results
-from .corrections import count_cases, take_correction, usual_folder
+from .corrections import count_cases, take_correction
 from .run import STEPS, Run
 from .training_panel import TrainingPanel
 from .widgets import BROWSE, VARIANT_NAMES, fill, fill_paths
@@ -153,6 +153,7 @@ class Panel:
             return
         output = self.choices.outputSegmentation
         role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        self.ui.learnLabel.visible = False
         with slicer.util.NodeModify(self.choices.parameterNode):
             self.choices.inputVolume = volume
             if output is not None and output.GetNodeReference(role) is not volume:
@@ -183,7 +184,8 @@ class Panel:
         self._warnings = []
         self._started = time.monotonic()
         self.run = Run(
-            self.choices, self.known_environment(), self._progress, self._log, self._warning, self._have_environment, self._ended, self.install,
+            self.choices, self.known_environment(), self._progress, self._log, self._warning, self._have_environment,
+            self._ended, self.install,
         )
         self._show_running(True)
         self.run.start()
@@ -305,7 +307,7 @@ class Panel:
             self.show_error(str(error))
             return
         parameters.remember(choices)
-        lines = [_("Added as {case} to {folder}, which holds {count} corrections now.").format(
+        lines = [_("Added as {case} to {folder}; corrections there: {count}.").format(
             case=case, folder=folder, count=count_cases(folder)
         )]
         if overlap:

@@ -285,7 +285,8 @@ def start(folder, interpreter, arguments, facts=None, resume=False):
             .format(folder=folder, lock=folder / LOCK, **owner)
         )
     arguments = [*map(str, arguments), *(["--facts", str(folder / FACTS)] if facts else [])]
-    command = [python_executable(interpreter), "-m", "GaborSegLib", "train", *arguments, "--output", str(folder), "--json"]
+    command = [python_executable(interpreter), "-m", "GaborSegLib", "train", *arguments, "--output", str(folder)]
+    command += ["--json", *["--resume"] * resume]
     options = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -295,7 +296,7 @@ def start(folder, interpreter, arguments, facts=None, resume=False):
             write_text(folder / FACTS, json.dumps(facts, indent=1))
         with open(folder / EVENTS, "wb") as out, open(folder / LOG, "wb") as err:
             process = subprocess.Popen(
-                command + ["--resume"] * resume, env=worker_environment(interpreter), cwd=folder,
+                command, env=worker_environment(interpreter), cwd=folder,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
             )
         write_text(folder / RECORD, json.dumps({

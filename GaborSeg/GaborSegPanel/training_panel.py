@@ -20,6 +20,7 @@ TABLES = (("", _("The data's own")), ("neuromorphometrics", "Neuromorphometrics"
           ("freesurfer", _("FreeSurfer (aseg)")))
 LOSSES = (("PCC", "pcc"), ("Dice", "dice"), (_("Cross-entropy"), "cross-entropy"))
 CUBES = (0, 64, 96, 128)
+LISTED = 8  # names of scans
 
 
 class TrainingPanel:
@@ -538,13 +539,13 @@ class CloseFilter(qt.QWidget):
 def _in_words(found):
     """What `gaborseg data` found, in a few lines."""
     errors = sum(problem["kind"] == "error" for problem in found["problems"])
+    held_out = ", ".join(found["validation"][:LISTED]) + "..." * (len(found["validation"]) > LISTED)
     lines = [
         _("{cases} scans of {subjects} subjects, {structures} structures").format(
             cases=found["cases"], subjects=found["subjects"], structures=len(found["structures"])
         ),
         _("Training: {training}, validation: {validation}").format(
-            training=len(found["training"]),
-            validation=", ".join(found["validation"][:8]) + ("..." if len(found["validation"]) > 8 else "") or _("none"),
+            training=len(found["training"]), validation=held_out or _("none")
         ),
     ]
     if found["absent"]:

@@ -1,4 +1,4 @@
-"""The 3D view, rendered off-screen by the real displayable managers; the plot view; the layout manager that holds both."""
+"""The 3D view, rendered off-screen by the real displayable managers; the plot view; the layout manager of both."""
 import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -148,6 +148,13 @@ class qMRMLPlotView(QtWidgets.QWidget):
             self._chart.SetShowLegend(bool(node.GetLegendVisibility()))
             self._chart.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(node.GetXAxisTitle() or "")
             self._chart.GetAxis(vtk.vtkAxis.LEFT).SetTitle(node.GetYAxisTitle() or "")
+            for axis, auto, limits in (
+                (vtk.vtkAxis.BOTTOM, node.GetXAxisRangeAuto(), node.GetXAxisRange()),
+                (vtk.vtkAxis.LEFT, node.GetYAxisRangeAuto(), node.GetYAxisRange()),
+            ):
+                self._chart.GetAxis(axis).SetBehavior(vtk.vtkAxis.AUTO if auto else vtk.vtkAxis.FIXED)
+                if not auto:
+                    self._chart.GetAxis(axis).SetRange(*limits)
 
 
 class qMRMLPlotWidget(QtWidgets.QWidget):
@@ -167,7 +174,7 @@ class qMRMLPlotWidget(QtWidgets.QWidget):
 
 
 class qSlicerLayoutManager(QtCore.QObject):
-    """One 3D view, one plot view, no slice views; a view is made when somebody asks for it, since that starts OpenGL."""
+    """One 3D view, one plot view, no slice views; each is made when somebody asks for it, since that starts OpenGL."""
     threeDViewCount = QtCore.Property(int, lambda self: 1)
     tableViewCount = QtCore.Property(int, lambda self: 0)
     plotViewCount = QtCore.Property(int, lambda self: 1)

@@ -39,7 +39,6 @@ def main():
     panel.check_environment()
     wait(lambda: panel.environment is not None)
     picture(widget, 0, options.folder / "panel-before.png")
-    picture(widget, 1, options.folder / "panel-advanced.png")
     panel.show_error = sys.exit
     ui.segmentButton.click()
     wait(lambda: panel.run is None or ui.progressBar.value >= 3)
@@ -124,7 +123,8 @@ def training_pictures(widget, folder, pictures):
     picture(widget, 1, pictures / "panel-training.png")
     panel.training._put(
         trainingEpochs=24, trainingCubes=0, trainingProcesses=2,
-        trainingOptions="--grid-size 32 --base-channels 4 --gabor-kernel-size 3 --augmentation none --dropout 0 --decay 0.4",
+        trainingOptions="--grid-size 32 --base-channels 4 --gabor-kernel-size 3 --augmentation none --dropout 0 "
+        "--decay 0.4",
     )
     ui.trainButton.click()
     wait(lambda: len(panel.training.run.rows) >= 14)

@@ -110,7 +110,8 @@ def test_round_trip_is_voxel_exact(corrections, segment, tmp_path, affine, moved
 def test_the_library_takes_the_folder_and_counts_corrections_of_one_scan_as_one_subject(corrections, segment, tmp_path):
     folder = tmp_path / "data"
     one, other = add_volume(seed=1), add_volume(seed=2)
-    cases = [corrections.take_correction(v, segment(v, made_labels(n)), folder)[0] for n, v in enumerate((one, other, one))]
+    cases = [corrections.take_correction(volume, segment(volume, made_labels(n)), folder)[0]
+             for n, volume in enumerate((one, other, one))]
     assert cases == ["Head", "Head_2", "Head_3"]  # none is written over
     data = find_data(folder)
     assert [(case.id, case.subject) for case in data.cases] == [
@@ -207,7 +208,7 @@ def test_the_button_and_the_training_that_follows(corrections, segment, module_w
     panel.choices.inputVolume, panel.choices.correctionsFolder = volume, str(tmp_path / "mine")
     panel.choices.outputSegmentation = segment(volume)
     ui.learnButton.click()
-    assert errors == [] and "Added as Head to" in ui.learnLabel.text and "1 corrections" in ui.learnLabel.text
+    assert errors == [] and "Added as Head to" in ui.learnLabel.text and "corrections there: 1." in ui.learnLabel.text
     assert ui.dataBox.findText("Corrections (1)") > 0
     panel.training.choose_data(tmp_path / "mine")
     panel.training.stop_look()

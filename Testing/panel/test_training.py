@@ -81,7 +81,7 @@ def end(run):
 
 def test_two_processes_chart_stop_resume_end_and_segment(user, data_set):
     user.panel.environment = None  # so that Start asks for it
-    user.choose(data_set, epochs=16, processes=2)
+    user.choose(data_set, epochs=10, processes=2)
     user.start()
     user.wait_until(lambda: user.run is not None)
     assert user.errors == []
@@ -98,10 +98,10 @@ def test_two_processes_chart_stop_resume_end_and_segment(user, data_set):
     assert user.errors == [] and "Stopped in epoch" in user.ui.trainingLabel.text
     assert not (user.run.folder / "stop").exists()
     done = len(user.run.rows)
-    assert 2 <= done < 16 and not user.ui.resumeButton.isHidden()
+    assert 2 <= done < 10 and not user.ui.resumeButton.isHidden()
     user.ui.resumeButton.click()
     user.wait_for_end(300)
-    assert user.errors == [] and "Finished after 16 epochs" in user.ui.trainingLabel.text
+    assert user.errors == [] and "Finished after 10 epochs" in user.ui.trainingLabel.text
     best = user.run.weights
     assert user.ui.weightsBox.findText("made data mixed 1 (trained here)") > 0
     user.panel.choose_weights(best)
