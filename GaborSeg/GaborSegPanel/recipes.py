@@ -119,10 +119,3 @@ def train_arguments(choices, devices):
                 text=choices.trainingOptions, reason=error
             )
         ) from error
-
-
-def inherited_facts(weights):
-    """What new weights have to say of those that they started from: licence and credits of these, if they have any."""
-    card = parameters.read_card(weights) if weights else {}
-    origin = _("of the weights that this training started from")
-    return {name: f"{card[name]} ({origin})" for name in ("licence", "credits") if card.get(name)}

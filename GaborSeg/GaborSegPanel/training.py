@@ -22,7 +22,7 @@ from slicer.i18n import tr as _
 from . import PanelError, write_text
 from .worker import FULL_DISK, LAST_LINES, Lines, python_executable, worker_environment
 
-RECORD, EVENTS, LOG, FACTS = "panel.json", "events.jsonl", "log.txt", "facts.json"
+RECORD, EVENTS, LOG = "panel.json", "events.jsonl", "log.txt"
 METRICS, LOCK, STOP, BEST = "metrics.csv", "run.lock", "stop", "best.safetensors"
 SNAPSHOTS = ("last.safetensors", "previous.safetensors")
 # Columns of metrics.csv before those of the structures.
@@ -260,7 +260,7 @@ def has_snapshot(folder):
     return any((Path(folder) / name).exists() for name in SNAPSHOTS)
 
 
-def start(folder, interpreter, arguments, facts=None, resume=False):
+def start(folder, interpreter, arguments, resume=False):
     """Start a run in a folder, beside Slicer and independent of it, and return its `TrainingRun`.
 
     By subprocess and not by QProcess: QProcess ends its process when it is destroyed, and QProcess.startDetached takes
@@ -271,7 +271,6 @@ def start(folder, interpreter, arguments, facts=None, resume=False):
     Args:
         interpreter: path of a Python, or "" for Slicer's own.
         arguments: of `gaborseg train`, without the folder.
-        facts: entries for the card of the weights, such as their licence.
 
     Raises:
         PanelError: another run is at work in the folder, or it cannot be started.
@@ -284,7 +283,7 @@ def start(folder, interpreter, arguments, facts=None, resume=False):
               "choose another folder. If that process is something else, or its computer is gone, delete {lock}.")
             .format(folder=folder, lock=folder / LOCK, **owner)
         )
-    arguments = [*map(str, arguments), *(["--facts", str(folder / FACTS)] if facts else [])]
+    arguments = [str(argument) for argument in arguments]
     command = [python_executable(interpreter), "-m", "GaborSegLib", "train", *arguments, "--output", str(folder)]
     command += ["--json", *["--resume"] * resume]
     options = {"start_new_session": True}
@@ -292,8 +291,6 @@ def start(folder, interpreter, arguments, facts=None, resume=False):
         options = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if facts:
-            write_text(folder / FACTS, json.dumps(facts, indent=1))
         with open(folder / EVENTS, "wb") as out, open(folder / LOG, "wb") as err:
             process = subprocess.Popen(
                 command, env=worker_environment(interpreter), cwd=folder,

@@ -321,8 +321,7 @@ class TrainingPanel:
         choices = self.choices
         arguments = recipes.train_arguments(choices, self._devices())
         folder = self._new_folder()
-        facts = recipes.inherited_facts(recipes.starting_weights(choices))
-        self._begin(training.start(folder, choices.interpreter, arguments, facts))
+        self._begin(training.start(folder, choices.interpreter, arguments))
 
     def resume(self):
         """Go on with the run that is shown."""

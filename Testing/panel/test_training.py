@@ -274,7 +274,7 @@ def test_a_second_run_in_a_folder_is_refused(user, folder, process, data_set):
 def test_start_never_writes_into_a_folder_that_holds_a_run(user, folder, data_set, monkeypatch):
     started = []
 
-    def start(folder, interpreter, arguments, facts):
+    def start(folder, interpreter, arguments):
         started.append(Path(folder))
         folder.mkdir(parents=True)
         (folder / "last.safetensors").touch()
@@ -424,14 +424,6 @@ def test_mistakes_are_said_before_anything_is_started(user, data_set, tmp_path):
     user.start()
     assert "cannot be read" in user.errors.pop()
     assert not (Path.home() / "GaborSeg").exists()
-
-
-def test_new_weights_keep_the_licence_of_those_that_they_came_from(user):
-    from GaborSegPanel import parameters, recipes
-
-    facts = recipes.inherited_facts(str(parameters.bundled_weights("mixed")))
-    assert facts["licence"].startswith("CC BY-NC 4.0") and "OASIS" in facts["credits"]
-    assert recipes.inherited_facts("") == {}
 
 
 def test_a_python_that_cannot_train_is_said(user, data_set, tmp_path):
