@@ -22,6 +22,15 @@ DIRECT_SPEED = 3
 MOVE = 100
 # Voxels of an axis that a tile is to have, beside all of them.
 STEPS = (8, 10, 12, 16, 20)
+# The same for inference, with spectra that are there already.
+SPECTRA_STEPS = (4, 5, 6, 8, 10)
+DIRECT_SPEED_FOR_SPECTRA = 2
+# Multiplications in the time that it takes to read a number of the spectra, which do not fit into the cache.
+READ = 32
+# What the spectra of one layer may take.
+SPECTRA_BYTES = 140 * 2**20
+# What the windows of an image may take at a time.
+WINDOWS_BYTES = 2**26
 
 
 class Axis(NamedTuple):
@@ -48,16 +57,16 @@ def axis_of(size, k, tiles):
     return Axis(size, step + 2 * reach, tiles, step + 2 * reach, step, reach)
 
 
-def choose_axes(x, outputs, k):
-    """How `convolve` is to cut x, (B, I, D, H, W), for k^3 kernels: three `Axis`; None if a direct convolution is faster.
+def choose_axes(x, outputs, k, has_spectra=False):
+    """How `convolve`, or `convolve_spectra`, is to cut x, (B, I, D, H, W), for k^3 kernels: three `Axis`.
 
-    It is None as well where nothing is known about it (on other devices, in half precision), and where the network is
+    None if a direct convolution is faster. It is None as well where nothing is known about it (on other devices, in half precision), and where the network is
     traced or exported.
     """
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     if traced or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return None
-    return _fastest(tuple(x.shape), outputs, k)
+    return (_fastest_for_spectra if has_spectra else _fastest)(tuple(x.shape), outputs, k)
 
 
 @lru_cache(maxsize=1024)
@@ -66,9 +75,7 @@ def _fastest(shape, outputs, k):
     same way as before to end at the same weights.
     """
     batch, inputs, *size = shape
-    reach = k // 2
-    taps = math.prod(k * n - reach * (reach + 1) if n > reach else n * n for n in size)  # that meet a voxel
-    best, chosen = batch * inputs * outputs * taps / DIRECT_SPEED, None
+    best, chosen = batch * inputs * outputs * _taps_that_meet_a_voxel(size, k) / DIRECT_SPEED, None
     for step in (*STEPS, max(size)):
         axes = tuple(axis_of(n, k, -(-n // step)) for n in size)
         cost = _cost(axes, k, batch, inputs, outputs)
@@ -77,10 +84,43 @@ def _fastest(shape, outputs, k):
     return chosen
 
 
+@lru_cache(maxsize=1024)
+def _fastest_for_spectra(shape, outputs, k, limit=SPECTRA_BYTES):
+    """The three `Axis` for `convolve_spectra` of an image of this shape; None if a direct convolution is faster.
+
+    The spectra are there already and are read from memory; they may take `limit` bytes in float32.
+    """
+    batch, inputs, *size = shape
+    best, chosen = batch * inputs * outputs * _taps_that_meet_a_voxel(size, k) / DIRECT_SPEED_FOR_SPECTRA, None
+    for step in SPECTRA_STEPS:
+        axes = tuple(axis_of(n, k, max(2, -(-n // step))) for n in size)
+        frequencies = _frequencies(axes)
+        if 8 * frequencies * inputs * outputs > limit:
+            continue
+        tiles = batch * math.prod(axis.tiles for axis in axes)
+        cost = inputs * outputs * frequencies * (4 * tiles + READ) + tiles * (
+            inputs * _transform_products(axes, [axis.window for axis in axes])
+            + outputs * _transform_products(axes, [axis.step for axis in axes])
+        )
+        if cost < best:
+            best, chosen = cost, axes
+    return chosen
+
+
+def _taps_that_meet_a_voxel(size, k):
+    """Taps over all voxels of a volume that stand on a voxel and not beside the volume: the direct one skips the others."""
+    reach = k // 2
+    return math.prod(k * n - reach * (reach + 1) if n > reach else n * n for n in size)
+
+
+def _frequencies(axes):
+    return (axes[0].n // 2 + 1) * axes[1].n * axes[2].n
+
+
 def _cost(axes, k, batch, inputs, outputs):
     """Multiplications of `convolve`, or what takes the time of so many."""
     tiles = batch * math.prod(axis.tiles for axis in axes)
-    frequencies = (axes[0].n // 2 + 1) * axes[1].n * axes[2].n
+    frequencies = _frequencies(axes)
     return (
         inputs * outputs * (_transform_products(axes, [k] * 3) + 4 * frequencies * tiles)
         + MOVE * 4 * frequencies * tiles * (inputs + outputs)
@@ -121,6 +161,58 @@ def convolve(x, kernel, axes):
     spectrum = torch.stack([re_re - im_im, re_im + im_re], dim=2).transpose(-1, -2).flatten(4)
     inside = [range(axis.margin, axis.margin + axis.step) for axis in axes]
     return _assemble(_transpose(spectrum, _matrices(axes, inside, inverse=True, **make)), axes, len(x))
+
+
+def kernel_spectra(kernel, axes):
+    """The spectra of kernels (O, I, k, k, k) for `convolve_spectra`: (frequencies of z, 2 parts, of y and x, O, I)."""
+    k = kernel.shape[-1]
+    taps = kernel.detach().permute(2, 3, 4, 0, 1).contiguous()
+    matrices = _matrices(axes, [range(k // 2, -(k // 2) - 1, -1)] * 3, kernel.dtype, kernel.device)
+    lines = axes[2].n
+    result = taps.new_empty(axes[0].n // 2 + 1, 2, axes[1].n * lines, *kernel.shape[:2])
+    for spectra, slab in zip(result, _first(taps, matrices)):
+        parts = _spectra(slab, matrices).view(axes[1].n, 2, lines, -1).transpose(0, 1)
+        spectra.view(2, axes[1].n, lines, -1).copy_(parts)
+    return result
+
+
+@torch.no_grad()
+def convolve_spectra(x, spectra, axes):
+    """`convolve` with `kernel_spectra`, for inference: (B, I, D, H, W) -> (B, O, D, H, W).
+
+    A few layers of tiles are done at a time, and one frequency of z, and nothing is moved between the products.
+    """
+    make = {"dtype": x.dtype, "device": x.device}
+    outputs, inputs = spectra.shape[3:]
+    windows = _unfolded(x, axes)
+    layers = axes[0].tiles
+    across = len(x) * axes[1].tiles * axes[2].tiles
+    one = 4 * (axes[0].n // 2 + 1) * axes[1].n * axes[2].n * across * (inputs + outputs)
+    at_a_time = min(layers, max(1, WINDOWS_BYTES // one))
+    forward = _matrices(axes, [range(axis.window) for axis in axes], **make)
+    inverse = _matrices(axes, [range(axis.margin, axis.margin + axis.step) for axis in axes], inverse=True, **make)
+    result = []
+    for start in range(0, layers, at_a_time):
+        part = windows[..., start : start + at_a_time, :, :].flatten(3)
+        tiles = part.shape[3] // inputs
+        slabs = torch.mm(forward[0], part.view(len(part), -1)).view(len(spectra), 2 * part.shape[1], -1)
+        out = x.new_empty(len(spectra), len(inverse[1].mT), axes[2].step * outputs * tiles)
+        for kernels, slab, result_slab in zip(spectra, slabs, out):
+            rows = torch.mm(forward[1], slab).view(axes[1].n, 2 * axes[2].window, inputs * tiles)
+            re, im = [
+                torch.bmm(half.expand(len(rows), -1, -1), rows).view(-1, inputs, tiles) for half in forward[2].chunk(2)
+            ]
+            by_re = torch.bmm(kernels[0], re).baddbmm_(kernels[1], im, alpha=-1)
+            by_im = torch.bmm(kernels[0], im).baddbmm_(kernels[1], re)
+            parts = [
+                (half.mT.expand(len(rows), -1, -1), by.view(len(rows), axes[2].n, -1))
+                for half, by in zip(inverse[2].chunk(2), (by_re, by_im))
+            ]
+            rows = torch.bmm(*parts[0]).baddbmm_(*parts[1])
+            torch.mm(inverse[1].mT, rows.view(len(inverse[1]), -1), out=result_slab)
+        values = torch.mm(inverse[0].mT, out.view(len(inverse[0]), -1))
+        result.append(values.view(*(axis.step for axis in axes), outputs, len(x), -1, axes[1].tiles, axes[2].tiles))
+    return _folded(torch.cat(result, dim=5) if len(result) > 1 else result[0], axes)
 
 
 class _Product(torch.autograd.Function):
@@ -245,12 +337,17 @@ def _matrix(n, place, positions, inverse, dtype, device):
 
 def _windows(x, axes):
     """(B, C, D, H, W) -> (window, window, window, C B tiles)"""
+    return _unfolded(x, axes).flatten(3)
+
+
+def _unfolded(x, axes):
+    """(B, C, D, H, W) -> (window, window, window, C, B, tiles, tiles, tiles)"""
     padding = [pad for axis in reversed(axes) for pad in (axis.margin, _behind(axis))]
     if any(padding):
         x = functional.pad(x, padding)
     for dimension, axis in enumerate(axes, start=2):
         x = x.unfold(dimension, axis.window, axis.step)
-    return x.permute(5, 6, 7, 1, 0, 2, 3, 4).flatten(3)
+    return x.permute(5, 6, 7, 1, 0, 2, 3, 4)
 
 
 def _behind(axis):
@@ -260,6 +357,10 @@ def _behind(axis):
 
 def _assemble(values, axes, batch):
     """(step, step, step, C B tiles) -> (B, C, D, H, W)"""
-    values = values.unflatten(3, (-1, batch, *(axis.tiles for axis in axes)))
+    return _folded(values.unflatten(3, (-1, batch, *(axis.tiles for axis in axes))), axes)
+
+
+def _folded(values, axes):
+    """(step, step, step, C, B, tiles, tiles, tiles) -> (B, C, D, H, W)"""
     values = values.permute(4, 3, 5, 0, 6, 1, 7, 2).flatten(6, 7).flatten(4, 5).flatten(2, 3)
     return values[:, :, : axes[0].size, : axes[1].size, : axes[2].size]

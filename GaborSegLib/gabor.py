@@ -244,18 +244,49 @@ class GaborConv3d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
 
 
-def bake_kernels(network):
-    """Replace every `GaborConv3d` in a network by an `nn.Conv3d` with the same kernels, in place, and return it.
+class BakedConv3d(nn.Conv3d):
+    """What `bake_kernels` makes of a `GaborConv3d`: an ``nn.Conv3d`` that convolves in the frequency domain where faster.
 
-    For inference and export: the kernels are computed once, and any runtime knows the layer.
+    That is without gradients, in float32 on a CPU. The spectra of the kernels are computed for the first image of a size
+    and kept until the weight or the size changes; they are no part of the state. Traced, exported, in half precision or
+    on another device it is the plain layer.
+    """
+
+    def __init__(self, layer):
+        super().__init__(
+            layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.kernel_size // 2, bias=False,
+            device="meta",
+        )
+        self.weight = nn.Parameter(layer.kernel().detach(), requires_grad=False)
+        self._spectra = None
+
+    def forward(self, x):
+        axes = None if torch.is_grad_enabled() else fourier.choose_axes(x, self.out_channels, self.kernel_size[0], True)
+        if axes is None or x.dtype != self.weight.dtype:
+            return super().forward(x)
+        return fourier.convolve_spectra(x, self._spectra_for(axes), axes)
+
+    def _spectra_for(self, axes):
+        weight = self.weight
+        key = (weight.data_ptr(), None if weight.is_inference() else weight._version, weight.dtype, *(a.n for a in axes))
+        if self._spectra is None or self._spectra[0] != key:
+            self._spectra = None  # the old ones go first
+            self._spectra = key, fourier.kernel_spectra(weight, axes)
+        return self._spectra[1]
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_spectra": None}
+
+
+def bake_kernels(network):
+    """Replace every `GaborConv3d` in a network by a `BakedConv3d` with the same kernels, in place, and return it.
+
+    For inference and export: the kernels are computed once for all images. The layers are of the type ``nn.Conv3d``, and
+    traced or exported (TorchScript's trace, ONNX) they are nothing else, so that any runtime knows them.
     """
     for name, module in network.named_children():
         if isinstance(module, GaborConv3d):
-            plain = nn.Conv3d(
-                module.in_channels, module.out_channels, module.kernel_size, padding=module.kernel_size // 2, bias=False
-            )
-            plain.weight = nn.Parameter(module.kernel().detach(), requires_grad=False)
-            setattr(network, name, plain)
+            setattr(network, name, BakedConv3d(module))
         else:
             bake_kernels(module)
     return network

@@ -1,12 +1,17 @@
 """Convolution in the frequency domain: against direct convolution in float64, forward and by both inputs."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
 from GaborSegLib import fourier
-from GaborSegLib.fourier import axis_of, choose_axes, convolve
+from GaborSegLib.fourier import axis_of, choose_axes, convolve, convolve_spectra, kernel_spectra
+from GaborSegLib.gabor import GaborConv3d, bake_kernels
 
 
 def made(batch, inputs, outputs, size, k, dtype=torch.float64):
@@ -82,3 +87,90 @@ def test_where_it_is_not_used():
     chosen = []
     torch.jit.trace(lambda x: (chosen.append(choose_axes(x, 48, 7)), x + 1)[1], large, check_trace=False)
     assert chosen == [None]
+
+
+@pytest.mark.parametrize("k", [3, 5, 7, 9])
+@pytest.mark.parametrize("size, tiles", [((7, 9, 13), (2, 1, 3)), ((16, 11, 5), (4, 3, 2))])
+def test_with_spectra_that_are_kept(monkeypatch, k, size, tiles):
+    image, kernel, _ = made(2, 3, 4, size, k)
+    axes = [axis_of(n, k, count) for n, count in zip(size, tiles)]
+    spectra = kernel_spectra(kernel, axes)
+    for windows in (1, fourier.WINDOWS_BYTES):
+        monkeypatch.setattr(fourier, "WINDOWS_BYTES", windows)
+        found = convolve_spectra(image.detach(), spectra, axes)
+        torch.testing.assert_close(found, direct(image, kernel).detach(), rtol=0, atol=1e-11)
+
+
+def baked_layer(inputs=16, outputs=16):
+    torch.manual_seed(0)
+    return bake_kernels(nn.Sequential(GaborConv3d(inputs, outputs)))
+
+
+def agrees(layer, image):
+    """Whether the layer gives what its weight says, without a gradient and through spectra if they are used."""
+    with torch.no_grad():
+        expected = direct(image.double(), layer[0].weight.double())
+        return (layer(image) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_kept_spectra_follow_the_weight_and_the_size():
+    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20)
+    layer = network[0]
+    assert agrees(network, image)
+    kept = layer._spectra[1]
+    assert agrees(network, image + 1) and layer._spectra[1] is kept
+    layer.weight.mul_(2)
+    assert agrees(network, image) and layer._spectra[1] is not kept
+    network.load_state_dict({"0.weight": torch.randn_like(layer.weight)})
+    assert agrees(network, image)
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight), requires_grad=False)
+    assert agrees(network, image)
+    assert agrees(network, torch.randn(2, 16, 17, 26, 21))
+    assert agrees(network.double(), image.double()) and layer._spectra[1].dtype == torch.float64
+    assert agrees(network.float(), image)
+    assert list(network.state_dict()) == ["0.weight"]
+
+
+def test_copies_of_a_baked_layer():
+    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20)
+    assert agrees(network, image)
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert other[0]._spectra is None
+        other[0].weight.neg_()
+        assert agrees(other, image) and agrees(network, image)
+    assert len(pickle.dumps(network)) < 2 * network[0].weight.nbytes
+
+
+def test_kept_spectra_are_of_inference_alone():
+    """With gradients a baked layer is a plain one; spectra made in inference mode serve outside of it, and there is none
+    in a `GaborConv3d`, whose kernels change."""
+    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20, requires_grad=True)
+    with torch.inference_mode():
+        network(image)
+    assert agrees(network, image)
+    kept = network[0]._spectra
+    torch.testing.assert_close(torch.autograd.grad(network(image).sum(), image)[0][0, 0, 10, 10, 10],
+                               network[0].weight[:, 0].sum(), rtol=1e-4, atol=1e-4)
+    assert network[0]._spectra is kept
+    layer = GaborConv3d(16, 16).eval()
+    with torch.no_grad():
+        before = layer(image)
+        layer.phase.add_(1)
+        assert (layer(image) - before).abs().max() > 0.1
+
+
+def test_a_traced_layer_is_a_plain_convolution():
+    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, image)
+        graph = str(traced.inlined_graph)
+        assert "aten::_convolution" in graph and "bmm" not in graph
+        torch.testing.assert_close(traced(image), network(image), rtol=1e-4, atol=1e-4)
+    assert isinstance(network[0], nn.Conv3d)
+
+
+def test_half_precision_is_left_to_torch():
+    network = baked_layer().bfloat16()
+    with torch.no_grad():
+        assert network(torch.randn(1, 16, 20, 20, 20).bfloat16()).dtype == torch.bfloat16
+    assert network[0]._spectra is None
