@@ -2,7 +2,6 @@
 
 import csv
 import time
-from pathlib import Path
 
 import qt
 import slicer

@@ -2,7 +2,6 @@
 import enum
 import pathlib
 import shutil
-import sys
 from typing import Annotated
 
 import ctk
