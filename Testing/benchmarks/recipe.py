@@ -6,30 +6,36 @@ that is done is passed over, so the same command finishes the work after anythin
     python Testing/benchmarks/recipe.py mixed                         # what a CPU can do, in hours
     python Testing/benchmarks/recipe.py mixed --gpu --gpus 0,1        # the paper's 300 epochs on whole scans
     python Testing/benchmarks/recipe.py mixed --bundle run/best.safetensors    # only score and bundle
+    python Testing/benchmarks/recipe.py --cards                       # only write docs/models.md anew
 """
 
 import argparse
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from scans import DATA
+from scans import DATA, markdown
 
 from GaborSegLib import cli
 from GaborSegLib.dataset import find_data
 from GaborSegLib.evaluation import evaluate
 from GaborSegLib.events import Terminal
+from GaborSegLib.images import replacing
+from GaborSegLib.network import VARIANTS
 from GaborSegLib.segmenter import Segmenter
 from GaborSegLib.structures import resource_path
-from GaborSegLib.weights import load_weights, save_weights
+from GaborSegLib.trainer import Options
+from GaborSegLib.weights import bundled_weights, load_weights, read_card, save_weights
 
 SCANS = DATA / "oasis-neuromorphometrics"
 # Five scans of four people.
 VALIDATION = ("1002", "1019", "1039", "1036", "1122")
 # The last four head label maps are kept for the tables of accuracy.py.
 HEADS = 16
-FACTS = Path(__file__).parents[2] / "docs" / "oasis-card.json"
+DOCS = Path(__file__).parents[2] / "docs"
+FACTS = DOCS / "oasis-card.json"
 
 CUBES = "--patch 64 --augmentation strong --dropout 0 --epochs 60 --decay 0.4 --validate-every 10"
 LARGER_CUBES = (
@@ -48,13 +54,18 @@ GPU = (
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", choices=("conventional", "gabor", "mixed"))
+    parser.add_argument("variant", nargs="?", choices=VARIANTS, default="mixed")
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="folder for the runs")
     parser.add_argument("--gpu", action="store_true", help="the recipe for GPUs")
     parser.add_argument("--bundle", type=Path, metavar="WEIGHTS", help="score and bundle these, train nothing")
+    parser.add_argument("--cards", action="store_true", help="write docs/models.md, train nothing")
     options, more = parser.parse_known_args()  # what is unknown goes to `gaborseg train`
+    if options.cards:
+        write_cards()
+        return
     weights = options.bundle or train(options.variant, GPU if options.gpu else CPU[options.variant], options.output, more)
     bundle(weights, resource_path("Weights") / f"{options.variant}.safetensors")
+    write_cards()
 
 
 def train(variant, stages, folder, more):
@@ -96,6 +107,54 @@ def bundle(weights, path):
     scores["dice_mean_scan_grid"] = round(float(np.mean(list(scores["dice_scan_grid"].values()))), 4)
     save_weights(path, opened.network, {**opened.card, "scores": {"validation": scores}})
     print(f"{path}: Dice {scores['dice_mean']} on {size}^3, {scores['dice_mean_scan_grid']} on the scans' own grids")
+
+
+def write_cards():
+    """Write what the cards of the bundled weight files say into docs/models.md."""
+    paths = [*bundled_weights().values(), resource_path("Weights/brain.safetensors")]
+    intro = (
+        "# Model cards\n\nWhat the bundled weight files say about themselves (`gaborseg info FILE` shows all of it). Written by "
+        "`python Testing/benchmarks/recipe.py --cards`."
+    )
+    with replacing(DOCS / "models.md") as temporary:
+        temporary.write_text("\n\n".join([intro, *map(card_text, paths)]) + "\n", encoding="utf-8")
+
+
+def card_text(path):
+    """One card as Markdown."""
+    card = read_card(path)
+    training, validation = card["training"], card["scores"]["validation"]
+    stages = [*training.get("earlier_stages", []), training]
+    rows = [
+        ["Kernels", f"{card['variant']}, {len(card['structures'])} structures, cube of {card['grid_size']}^3"],
+        ["SHA-256 of the weights", card["sha256"]],
+        *([title, card[key]] for title, key in (
+            ("Training data", "data_description"), ("Credits", "credits"), ("Licence", "licence"), ("Limits", "limits"),
+        ) if key in card),
+        ["Trained on the scans", ", ".join(training["scans"])],
+        *([f"Stage {number}", stage_text(stage)] for number, stage in enumerate(stages, start=1)),
+        ["Held out", ", ".join(validation["scans"]) + "".join(f" ({validation[k]})" for k in ["note"] if k in validation)],
+        ["Mean Dice on them", f"{validation['dice_mean']} on the cube" + "".join(
+            f", {validation[key]} on the scans' own grids" for key in ["dice_mean_scan_grid"] if key in validation
+        )],
+    ]
+    scores = {key: validation[key] for key in ("dice", "dice_scan_grid", "hd95_mm_scan_grid", "msd_mm_scan_grid")
+              if key in validation}
+    titles = {"dice": "Dice, cube", "dice_scan_grid": "Dice, own grid", "hd95_mm_scan_grid": "95 % Hausdorff, mm",
+              "msd_mm_scan_grid": "mean surface distance, mm"}
+    table = markdown(["Structure", *(titles[key] for key in scores)],
+                     [[name, *(values[name] for values in scores.values())] for name in card["structures"]])
+    return f"## {path.stem}\n\n{markdown(['', ''], rows)}\n\n{table}"
+
+
+def stage_text(stage):
+    """The options of a stage as `gaborseg train` takes them, but for those that are its defaults."""
+    default = asdict(Options())
+    options = [f"--{'lr' if key == 'learning_rate' else key.replace('_', '-')} {value}" for key, value in stage.items()
+               if key in default and value != default[key] and value is not True and key != "heads"]
+    options += [f"--{key.replace('_', '-')}" for key, value in stage.items() if value is True]
+    options += [f"--heads ({stage['heads']} label maps)"] if stage.get("heads") else []
+    return f"`{' '.join(options) or 'the defaults'}`; kept: epoch {stage['epoch']}"
 
 
 def means(rows, key):
