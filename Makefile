@@ -13,6 +13,7 @@ test: .venv/.test
 
 bench: .venv/.test
 	.venv/bin/python Testing/benchmarks/inference.py
+	.venv/bin/python Testing/benchmarks/layers.py
 
 screenshots: .venv/.test
 	.venv/bin/python Testing/panel/screenshots.py docs/images
