@@ -1,9 +1,9 @@
-# Two commands for people: `make demo` and `make test`. Each sets up .venv first, once.
+# For people: `make demo` and `make test`; for measuring: `make bench`, `make weights`. Each sets up .venv first, once.
 PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test bench screenshots clean
+.PHONY: demo test bench weights screenshots clean
 
 demo: .venv/.demo
 	.venv/bin/python -m GaborSegLib.demo --output demo $(if $(SCAN),"$(SCAN)")
@@ -14,6 +14,11 @@ test: .venv/.test
 bench: .venv/.bench
 	.venv/bin/python Testing/benchmarks/peers.py
 	.venv/bin/python Testing/benchmarks/whole_click.py
+	.venv/bin/python Testing/benchmarks/layers.py
+
+# Trains the bundled weight files anew: hours, on a CPU; with GPU=--gpu the recipe for one.
+weights: .venv/.bench
+	.venv/bin/python Testing/benchmarks/recipe.py $(or $(VARIANT),mixed) $(GPU)
 
 screenshots: .venv/.test
 	.venv/bin/python Testing/panel/screenshots.py docs/images

@@ -12,12 +12,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import accuracy  # noqa: E402
+import layers  # noqa: E402
 import peers  # noqa: E402
 import robustness  # noqa: E402
 import whole_click  # noqa: E402
 from degradations import DEGRADATIONS, Degradation  # noqa: E402
 from scans import Network, Scan, Scans  # noqa: E402
 
+from GaborSegLib.gabor import GaborConv3d, gabor_kernels  # noqa: E402
 from GaborSegLib.images import Image  # noqa: E402
 from GaborSegLib.network import build_network  # noqa: E402
 from GaborSegLib.structures import paper_structures  # noqa: E402
@@ -164,3 +166,27 @@ def test_the_whole_click_is_measured(tiny_weights, data_set, tmp_path, capsys):
     whole_click.click(data_set / "images" / "s0.nii.gz", tiny_weights, 1, tmp_path / "out")
     text = capsys.readouterr().out
     assert "Network" in text and "Total" in text and (tmp_path / "out" / "s0_labels.nii.gz").exists()
+
+
+def test_the_kernels_that_the_own_ones_are_timed_beside_are_the_same():
+    layer = GaborConv3d(2, 3, 5)
+    parameters = list(layer.parameters())
+    torch.testing.assert_close(layers.separated(*parameters, 5), gabor_kernels(*parameters, 5))
+
+
+def test_taps_that_meet_a_voxel():
+    """Counted by a convolution of ones with ones."""
+    for size, k in (((3, 4, 5), 7), ((8, 1, 9), 3)):
+        counted = torch.nn.functional.conv3d(torch.ones(1, 1, *size), torch.ones(1, 1, k, k, k), padding=k // 2).sum()
+        assert layers.taps_that_meet_a_voxel(size, k) == counted
+
+
+def test_layers_are_timed(capsys, monkeypatch):
+    """The tables of training and layers on small cubes, and a network without Gabor layers on the plain side."""
+    monkeypatch.setattr(layers, "own_peak", lambda *_: 1.0)
+    layers.training_table(16, 1)
+    layers.layers_table(16, 1)
+    output = capsys.readouterr().out
+    assert "| Gabor layers / plain 7^3 | " in output and "| mixed down.4.layers.3 x2 | 192 to 192, 7^3 | 1x1x1 |" in output
+    plain = layers.with_plain_convolutions(build_network("mixed"))
+    assert not any(isinstance(module, GaborConv3d) for module in plain.modules())

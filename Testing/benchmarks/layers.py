@@ -1,0 +1,267 @@
+"""The Gabor layers' time and memory: kernels, training step, inference and the share of the machine, as Markdown tables.
+
+Both sides of a comparison alternate in one run, and medians are compared, because machines are noisy; seconds are of wall
+time, or of the processor with --cpu-time, which with one thread (OMP_NUM_THREADS=1) is what an idle core would take. Memory is the peak of a process of its own beyond what it held before. `make bench` runs this.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from GaborSegLib import fourier
+from GaborSegLib.gabor import PARAMETER_NAMES, BakedConv3d, GaborConv3d, bake_kernels, gabor_kernels
+from GaborSegLib.losses import PCCLoss
+from GaborSegLib.network import build_network
+
+MIB = 2**20
+clock = time.perf_counter
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=128, help="edge of the cubes (default: 128)")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of each side, after one that is not (default: 3)")
+    parser.add_argument("--parts", default="kernels,training,inference,layers", help="which tables (default: all)")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(json.dumps(peak_of(*options.peak.split(","), options.size)))
+        return
+    if options.cpu_time:
+        global clock
+        clock = time.process_time
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, cubes of {options.size}^3\n")
+    for part in options.parts.split(","):
+        globals()[f"{part}_table"](options.size, options.runs)
+        print(flush=True)
+
+
+def kernels_table(size, runs):
+    """Forward and backward of 192 x 192 kernels of 7^3, beside autograd through the separated formula."""
+    seconds = alternated({side: KERNELS[side]() for side in KERNELS}, runs)
+    print("| kernels, 192 x 192 of 7^3, forward and backward | seconds | peak, MiB |\n|---|---|---|")
+    print_rows("kernels", seconds, {side: own_peak("kernels", side, size) for side in KERNELS})
+
+
+def training_table(size, runs):
+    """A training step of the mixed network, beside the same network with plain 7^3 convolutions."""
+    seconds = alternated({side: TRAINING[side](size) for side in TRAINING}, runs)
+    print(f"| training step, mixed, {size}^3 | seconds | peak, MiB |\n|---|---|---|")
+    print_rows("training", seconds, {side: own_peak("training", side, size) for side in TRAINING})
+
+
+def inference_table(size, runs):
+    """A cube through each variant with Gabor kernels, with and without the frequency domain."""
+    print(f"| inference, {size}^3 | seconds | peak, MiB |\n|---|---|---|")
+    for variant in ("mixed", "gabor"):
+        sides = {side: inference(variant, side, size) for side in ("fast", "direct")}
+        seconds = alternated(sides, runs)
+        print_rows(variant, seconds, {side: own_peak(variant, side, size) for side in sides})
+
+
+def layers_table(size, runs):
+    """Each layer's seconds, the products of a direct convolution, and these a second as a share of the machine's rate.
+
+    Above 1 a layer is faster than direct convolution can ever be.
+    """
+    rate = matrix_rate()
+    print(f"Matrix products of 1024^3 in float32: {rate / 1e9:.0f} GMAC/s\n")
+    print("| layer | channels | voxels | direct, s | fast, s | direct / fast | direct GMAC | share of the rate, direct | fast |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for variant in ("mixed", "gabor"):
+        network = bake_kernels(build_network(variant, dropout=0.0)).eval()
+        for (name, module, shape), count in spatial_layers(network, size):
+            if variant == "gabor" and module.in_channels >= 48:
+                continue  # the mixed network's
+            image = torch.randn(shape)
+            padding = module.kernel_size[0] // 2
+            sides = {"direct": lambda: functional.conv3d(image, module.weight, padding=padding)}
+            if isinstance(module, BakedConv3d) and fourier.choose_axes(image, module.out_channels, 7, True):
+                sides["fast"] = lambda: module(image)
+            with torch.inference_mode():
+                seconds = alternated(sides, runs)
+            taps = taps_that_meet_a_voxel(shape[2:], module.kernel_size[0])
+            products = taps * module.in_channels * module.out_channels
+            gain = seconds["direct"] / seconds["fast"] if "fast" in seconds else None
+            cells = [
+                f"{variant} {name} x{count}",
+                f"{module.in_channels} to {module.out_channels}, {module.kernel_size[0]}^3",
+                "x".join(map(str, shape[2:])),
+                f"{seconds['direct']:.3f}",
+                f"{seconds['fast']:.3f}" if gain else "",
+                f"{gain:.1f}" if gain else "",
+                f"{products / 1e9:.1f}",
+                *[f"{products / seconds[side] / rate:.2f}" if side in seconds else "" for side in ("direct", "fast")],
+            ]
+            print("| " + " | ".join(cells) + " |", flush=True)
+        del network
+
+
+def print_rows(name, seconds, peaks):
+    first, *others = seconds
+    for side in seconds:
+        print(f"| {name}, {side} | {seconds[side]:.2f} | {peaks[side]:.0f} |")
+    for other in others:
+        print(f"| {first} / {other} | {seconds[first] / seconds[other]:.2f} | {peaks[first] / peaks[other]:.2f} |")
+
+
+def kernels_of(make):
+    layer = GaborConv3d(192, 192)
+    parameters = [getattr(layer, name) for name in PARAMETER_NAMES]
+    gradient = torch.randn(192, 192, 7, 7, 7)
+
+    def run():
+        layer.zero_grad()
+        make(*parameters, 7).backward(gradient)
+
+    return run
+
+
+def separated(sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase, k):
+    """Eq. (2), separated, as one writes it in torch, for autograd."""
+    u = torch.arange(k, dtype=sigma.dtype) - k // 2
+    envelope = torch.exp(-0.5 * (u / sigma[..., None]) ** 2)
+    row = theta_y.sin(), -theta_y.cos() * theta_z.sin(), theta_y.cos() * theta_z.cos()
+    result = 0
+    for frequency, amplitude, shift in ((frequency_re, amplitude_re, 0), (frequency_im, amplitude_im, math.pi / 2)):
+        z, y, x = [2 * math.pi * (frequency * part)[..., None] * u for part in row]
+        z, y, x = [torch.polar(envelope, angle) for angle in (z, y, x + (phase - shift)[..., None])]
+        plane = z[..., :, None] * y[..., None, :] * amplitude[..., None, None]
+        result = result + plane.real[..., None] * x.real[..., None, None, :]
+        result = result - plane.imag[..., None] * x.imag[..., None, None, :]
+    return result
+
+
+KERNELS = {"own": lambda: kernels_of(gabor_kernels), "autograd": lambda: kernels_of(separated)}
+
+
+def training_step(network, size):
+    network.train()
+    image, labels = torch.rand(1, 1, size, size, size), torch.randint(0, 20, (1, size, size, size))
+    criterion = PCCLoss()
+
+    def run():
+        network.zero_grad(set_to_none=True)
+        criterion(network(image), labels).backward()
+
+    return run
+
+
+def with_plain_convolutions(network):
+    """The network with an ``nn.Conv3d`` that is trained in the place of each `GaborConv3d`."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, GaborConv3d):
+                plain = nn.Conv3d(child.in_channels, child.out_channels, child.kernel_size, padding="same", bias=False)
+                setattr(module, name, plain)
+    return network
+
+
+TRAINING = {
+    "Gabor layers": lambda size: training_step(build_network("mixed"), size),
+    "plain 7^3": lambda size: training_step(with_plain_convolutions(build_network("mixed")), size),
+}
+
+
+def inference(variant, side, size):
+    network = bake_kernels(build_network(variant, dropout=0.0)).eval()
+    if side == "direct":
+        for module in network.modules():
+            if isinstance(module, BakedConv3d):
+                module.__class__ = nn.Conv3d
+    cube = torch.rand(1, 1, size, size, size)
+
+    def run():
+        with torch.inference_mode():
+            network(cube)
+
+    return run
+
+
+def spatial_layers(network, size):
+    """The convolutions of a network of other kernels than 1^3, alike ones once: ((name, module, input's shape), count)."""
+    found = {}
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, inputs, name=name: found.setdefault(
+                (module.in_channels, module.out_channels, *inputs[0].shape), []
+            ).append((name, module, tuple(inputs[0].shape)))
+        )
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1
+    ]
+    with torch.inference_mode():
+        network(torch.rand(1, 1, size, size, size))
+    for hook in hooks:
+        hook.remove()
+    return [(layers[0], len(layers)) for layers in found.values()]
+
+
+def taps_that_meet_a_voxel(size, k):
+    """Taps over all voxels that stand on a voxel of the volume, and not beside it."""
+    reach = k // 2
+    return math.prod(sum(min(n, i + reach + 1) - max(0, i - reach) for i in range(n)) for n in size)
+
+
+def matrix_rate():
+    """Multiplications a second of a large matrix product, the best of several."""
+    a = torch.randn(1024, 1024)
+    times = []
+    for _ in range(20):
+        began = clock()
+        a @ a
+        times.append(clock() - began)
+    return 1024**3 / min(times)
+
+
+def alternated(sides, runs):
+    """Median seconds of each side, run in turns after once without the clock."""
+    times = {side: [] for side in sides}
+    for turn in range(runs + 1):
+        for side, run in sides.items():
+            began = clock()
+            run()
+            if turn:
+                times[side].append(clock() - began)
+    return {side: statistics.median(values) for side, values in times.items()}
+
+
+def own_peak(part, side, size):
+    """Peak memory of two runs of a side beyond what there was before them, MiB, in a process of its own."""
+    command = [sys.executable, __file__, "--size", str(size), "--peak", f"{part},{side}"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_of(part, side, size):
+    if part == "kernels":
+        run = KERNELS[side]()
+    elif part == "training":
+        run = TRAINING[side](size)
+    else:
+        run = inference(part, side, size)
+    before = peak()
+    run()
+    run()
+    return (peak() - before) / MIB
+
+
+def peak():
+    """Bytes; on Linux of this program alone, where `getrusage` counts what the one that started it had."""
+    if sys.platform == "linux":
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()
