@@ -24,6 +24,8 @@ BRAIN_SHARE = 0.87
 SMALLEST_BRAIN_SHARE = 0.8
 # Kept around the brain that was found, mm: its mask is coarse, and brain extractions leave fluid and meninges, too.
 KEPT = 4.0
+# What is thinner than twice this, mm, is no brain: muscles and skin that a mask runs out into.
+THINNEST = 6.0
 # A scan with less in it than this, mL, is a brain that was extracted already: heads are twice as large and more.
 LARGEST_BRAIN = 2000
 # Of the mean of tissue: what is darker, averaged over 3^3 voxels, is background or its noise.
@@ -87,7 +89,7 @@ def find_brain(array, affine, device="cpu"):
             cube = normalise(grid.image_to_cube(array))
         with torch.inference_mode():
             mask = cube_scores(network, cube.to(device), card["field"])[1].cpu() > 0.5
-        found = largest_component(mask.numpy())
+        found = largest_component(_opened(mask.numpy(), THINNEST / grid.spacing))
         if not found.any():
             return brain
         low, high = _corners(found, grid)
@@ -124,6 +126,14 @@ def largest_component(mask):
     components = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask.astype(np.uint8)))
     largest = SimpleITK.RelabelComponent(components) == 1
     return SimpleITK.GetArrayFromImage(SimpleITK.BinaryFillhole(largest)).astype(bool)
+
+
+def _opened(mask, radius):
+    """A boolean array without what no ball of a radius (voxels) fits into."""
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
+    return SimpleITK.GetArrayFromImage(SimpleITK.BinaryMorphologicalOpening(image, [max(1, round(radius))] * 3)) > 0
 
 
 def _corners(mask, grid):

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK
 import torch
 
-from GaborSegLib.finder import BRAIN_SHARE, KEPT, Brain, find_brain, largest_component
+from GaborSegLib.finder import BRAIN_SHARE, KEPT, Brain, _opened, find_brain, largest_component
 from GaborSegLib.grid import Grid
 
 
@@ -86,3 +86,13 @@ def test_the_largest_component_is_filled():
     expected[2:9, 2:9, 2:9] = True
     assert np.array_equal(largest_component(mask), expected)
     assert not largest_component(np.zeros_like(mask)).any()
+
+
+def test_what_is_thin_is_no_brain():
+    """A ball that ends at the array's edge, with a plate on it: where the plate leaves the ball, it goes."""
+    z, y, x = np.mgrid[:40, :40, :60]
+    ball = (z - 20) ** 2 + (y - 20) ** 2 + (x - 14) ** 2 <= 15**2
+    plate = (abs(z - 20) <= 1) & (x > 20)
+    opened = _opened(ball | plate, 3)
+    assert not opened[:, :, 33:].any()
+    assert (opened & ball).sum() > 0.97 * ball.sum()
