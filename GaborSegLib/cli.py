@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 from . import __version__
+from .environment import keep_freed_memory
 from .errors import DataError, GaborSegError, OutputError, ToldElsewhere, TrainingError
 from .events import Terminal, json_lines
 from .timing import Timer, peak_mib, profile_table
@@ -24,6 +25,7 @@ def main(arguments=None):
 
 def run(options):
     """Run a command that was parsed, see `main`."""
+    keep_freed_memory()
     report = json_lines if options.json else Terminal()
     try:
         return options.command(options, report)

@@ -16,21 +16,34 @@ from torch.nn import functional
 
 # Bytes of kernel spectra that are worked on at a time.
 PART_BYTES = 3 * 2**20
-# Multiplications of a direct convolution in the time of one of the products here, which are smaller.
-DIRECT_SPEED = 3
-# Multiplications in the time that it takes to bring one number of an image's spectrum into the order of the products.
-MOVE = 100
-# Voxels of an axis that a tile is to have, beside all of them.
-STEPS = (8, 10, 12, 16, 20)
-# The same for inference, with spectra that are there already.
-SPECTRA_STEPS = (4, 5, 6, 8, 10)
-DIRECT_SPEED_FOR_SPECTRA = 2
-# Multiplications in the time that it takes to read a number of the spectra, which do not fit into the cache.
-READ = 32
-# What the spectra of one layer may take.
-SPECTRA_BYTES = 140 * 2**20
+# Voxels of an axis that a tile may have, beside all of them.
+STEPS = (8, 10, 12, 16, 20, 32)
+# The same for spectra that are kept.
+KEPT_STEPS = (8, 10, 16, 20)
+# What the spectra of one layer may take where they are kept.
+SPECTRA_BYTES = 80 * 2**20
 # What the windows of an image may take at a time.
-WINDOWS_BYTES = 2**26
+WINDOWS_BYTES = 2**24
+
+
+class Costs(NamedTuple):
+    """Nanoseconds of one multiplication of each kind, fitted to measured layers on one core with AVX-512.
+
+    direct: of a direct convolution. taps: of the transforms of the kernels. product: of the spectra's products.
+    transform: of the image's transforms. number: of one number that is moved: of the image's spectrum where it has to be
+    brought into the order of the products, or of kernels' spectra that are kept and do not fit into the cache.
+    """
+
+    direct: float
+    taps: float
+    product: float
+    transform: float
+    number: float
+
+
+TRAINING = Costs(direct=0.08, taps=0.14, product=0.25, transform=0.20, number=1.9)  # forward and backward
+INFERENCE = Costs(direct=0.02, taps=0.04, product=0.11, transform=0.07, number=0.05)
+KEPT_SPECTRA = Costs(direct=0.02, taps=0.0, product=0.039, transform=0.058, number=2.2)
 
 
 class Axis(NamedTuple):
@@ -57,54 +70,54 @@ def axis_of(size, k, tiles):
     return Axis(size, step + 2 * reach, tiles, step + 2 * reach, step, reach)
 
 
-def choose_axes(x, outputs, k, has_spectra=False):
-    """How `convolve`, or `convolve_spectra`, is to cut x, (B, I, D, H, W), for k^3 kernels: three `Axis`.
+def choose_axes(x, outputs, k):
+    """How `convolve` is to cut x, (B, I, D, H, W), for k^3 kernels in training: three `Axis`.
 
-    None if a direct convolution is faster. It is None as well where nothing is known about it (on other devices, in half precision), and where the network is
-    traced or exported.
+    None if a direct convolution is faster. It is None as well where nothing is known about it (on other devices, in half
+    precision), and where the network is traced or exported.
     """
+    return _fastest(tuple(x.shape), outputs, k) if _applies(x) else None
+
+
+def choose_for_inference(x, outputs, k):
+    """Three `Axis`, and whether `convolve_spectra` is to take them (else `convolve`); None as for `choose_axes`."""
+    return _fastest_for_inference(tuple(x.shape), outputs, k) if _applies(x) else None
+
+
+def _applies(x):
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    if traced or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return None
-    return (_fastest_for_spectra if has_spectra else _fastest)(tuple(x.shape), outputs, k)
+    return not traced and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
+# Both rules are fixed counts, with nothing measured on the way: a run that is resumed must take the same way as before to
+# end at the same weights.
 @lru_cache(maxsize=1024)
 def _fastest(shape, outputs, k):
-    """A fixed rule that counts multiplications, with nothing measured on the way: a run that is resumed must take the
-    same way as before to end at the same weights.
-    """
     batch, inputs, *size = shape
-    best, chosen = batch * inputs * outputs * _taps_that_meet_a_voxel(size, k) / DIRECT_SPEED, None
-    for step in (*STEPS, max(size)):
-        axes = tuple(axis_of(n, k, -(-n // step)) for n in size)
-        cost = _cost(axes, k, batch, inputs, outputs)
-        if cost < best:
-            best, chosen = cost, axes
-    return chosen
+    ways = [(_direct_cost(shape, outputs, k, TRAINING), None)]
+    ways += [(_cost(axes, k, batch, inputs, outputs, TRAINING), axes) for axes in _cuts(size, k)]
+    return min(ways, key=lambda way: way[0])[1]
 
 
 @lru_cache(maxsize=1024)
-def _fastest_for_spectra(shape, outputs, k, limit=SPECTRA_BYTES):
-    """The three `Axis` for `convolve_spectra` of an image of this shape; None if a direct convolution is faster.
-
-    The spectra are there already and are read from memory; they may take `limit` bytes in float32.
-    """
+def _fastest_for_inference(shape, outputs, k):
     batch, inputs, *size = shape
-    best, chosen = batch * inputs * outputs * _taps_that_meet_a_voxel(size, k) / DIRECT_SPEED_FOR_SPECTRA, None
-    for step in SPECTRA_STEPS:
-        axes = tuple(axis_of(n, k, max(2, -(-n // step))) for n in size)
-        frequencies = _frequencies(axes)
-        if 8 * frequencies * inputs * outputs > limit:
-            continue
-        tiles = batch * math.prod(axis.tiles for axis in axes)
-        cost = inputs * outputs * frequencies * (4 * tiles + READ) + tiles * (
-            inputs * _transform_products(axes, [axis.window for axis in axes])
-            + outputs * _transform_products(axes, [axis.step for axis in axes])
-        )
-        if cost < best:
-            best, chosen = cost, axes
-    return chosen
+    ways = [(_direct_cost(shape, outputs, k, INFERENCE), None)]
+    ways += [(_cost(axes, k, batch, inputs, outputs, INFERENCE), (axes, False)) for axes in _cuts(size, k)]
+    for axes in _cuts(size, k, KEPT_STEPS):
+        # One window alone would use them once, and its spectra are the largest.
+        if 8 * _frequencies(axes) * inputs * outputs <= SPECTRA_BYTES and min(axis.tiles for axis in axes) > 1:
+            ways.append((_cost_with_spectra(axes, batch, inputs, outputs), (axes, True)))
+    return min(ways, key=lambda way: way[0])[1]
+
+
+def _cuts(size, k, steps=STEPS):
+    return [tuple(axis_of(n, k, -(-n // step)) for n in size) for step in (*steps, max(size))]
+
+
+def _direct_cost(shape, outputs, k, costs):
+    batch, inputs, *size = shape
+    return batch * inputs * outputs * _taps_that_meet_a_voxel(size, k) * costs.direct
 
 
 def _taps_that_meet_a_voxel(size, k):
@@ -117,15 +130,30 @@ def _frequencies(axes):
     return (axes[0].n // 2 + 1) * axes[1].n * axes[2].n
 
 
-def _cost(axes, k, batch, inputs, outputs):
-    """Multiplications of `convolve`, or what takes the time of so many."""
+def _cost(axes, k, batch, inputs, outputs, costs):
+    """Nanoseconds of `convolve`."""
     tiles = batch * math.prod(axis.tiles for axis in axes)
     frequencies = _frequencies(axes)
     return (
-        inputs * outputs * (_transform_products(axes, [k] * 3) + 4 * frequencies * tiles)
-        + MOVE * 4 * frequencies * tiles * (inputs + outputs)
-        + inputs * tiles * _transform_products(axes, [axis.window for axis in axes])
-        + outputs * tiles * _transform_products(axes, [axis.step for axis in axes])
+        inputs * outputs * (_transform_products(axes, [k] * 3) * costs.taps + 4 * frequencies * tiles * costs.product)
+        + (inputs + outputs) * 4 * frequencies * tiles * costs.number
+        + tiles * _image_products(axes, inputs, outputs) * costs.transform
+    )
+
+
+def _cost_with_spectra(axes, batch, inputs, outputs, costs=KEPT_SPECTRA):
+    """Nanoseconds of `convolve_spectra`."""
+    tiles = batch * math.prod(axis.tiles for axis in axes)
+    return (
+        inputs * outputs * _frequencies(axes) * (4 * tiles * costs.product + 2 * costs.number)
+        + tiles * _image_products(axes, inputs, outputs) * costs.transform
+    )
+
+
+def _image_products(axes, inputs, outputs):
+    """Multiplications of the transforms of one tile, to and fro."""
+    return inputs * _transform_products(axes, [axis.window for axis in axes]) + outputs * _transform_products(
+        axes, [axis.step for axis in axes]
     )
 
 

@@ -247,9 +247,9 @@ class GaborConv3d(nn.Module):
 class BakedConv3d(nn.Conv3d):
     """What `bake_kernels` makes of a `GaborConv3d`: an ``nn.Conv3d`` that convolves in the frequency domain where faster.
 
-    That is without gradients, in float32 on a CPU. The spectra of the kernels are computed for the first image of a size
-    and kept until the weight or the size changes; they are no part of the state. Traced, exported, in half precision or
-    on another device it is the plain layer.
+    That is without gradients, in float32 on a CPU. Where the spectra of the kernels are small they are computed for the
+    first image of a size and kept until the weight or the size changes; they are no part of the state. Traced, exported,
+    in half precision or on another device it is the plain layer.
     """
 
     def __init__(self, layer):
@@ -257,14 +257,19 @@ class BakedConv3d(nn.Conv3d):
             layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.kernel_size // 2, bias=False,
             device="meta",
         )
-        self.weight = nn.Parameter(layer.kernel().detach(), requires_grad=False)
+        self.weight = nn.Parameter(layer.kernel(taps_first=True).detach(), requires_grad=False)
         self._spectra = None
 
     def forward(self, x):
-        axes = None if torch.is_grad_enabled() else fourier.choose_axes(x, self.out_channels, self.kernel_size[0], True)
-        if axes is None or x.dtype != self.weight.dtype:
+        way = None
+        if not torch.is_grad_enabled() and x.dtype == self.weight.dtype:
+            way = fourier.choose_for_inference(x, self.out_channels, self.kernel_size[0])
+        if way is None:
             return super().forward(x)
-        return fourier.convolve_spectra(x, self._spectra_for(axes), axes)
+        axes, keeps_spectra = way
+        if keeps_spectra:
+            return fourier.convolve_spectra(x, self._spectra_for(axes), axes)
+        return fourier.convolve(x, self.weight, axes)
 
     def _spectra_for(self, axes):
         weight = self.weight

@@ -27,6 +27,7 @@ from .augmentation import AUGMENTATIONS
 from .dataset import TrainingImages, load_prepared, prepare, seed_of
 from .errors import DataError, OutputError, TrainingError
 from .events import silent
+from .fitting import fit_network
 from .grid import SIZE
 from .heads import prepare_heads
 from .images import replacing
@@ -120,7 +121,8 @@ class Trainer:
         validation: ids held out, see `DataSet.split`.
         validation_share: share of the subjects held out where `validation` is None; none for 0.
         device: a torch device.
-        init: path of a weight file to start from, of the same variant or one that shares most layers with it.
+        init: path of a weight file to start from, of the same variant or one that shares most layers with it; Gabor
+            kernels are fitted to conventional ones.
         resume: go on from the folder's snapshot, if there is one.
         cache: folder of prepared scans; `output/cache` by default.
         workers: processes that load and augment images, for each process that trains.
@@ -183,14 +185,14 @@ class Trainer:
             dropout=options.dropout,
         )
         self.inherited = {"earlier_stages": []}
-        if init:
+        snapshot = self.team.first(lambda: self._read_snapshot(resume))
+        if init and not snapshot:
             self._start_from(init)
         self.network.to(self.device)
         self.criterion = LOSSES[options.loss]()
         self.optimiser = torch.optim.NAdam(self.network.parameters(), lr=options.learning_rate)
         self.progress = Progress()
         self.saved = time.monotonic()
-        snapshot = self.team.first(lambda: self._read_snapshot(resume))
         if snapshot:
             self._go_on_from(*snapshot)
         self.model = self.network
@@ -527,7 +529,10 @@ class Trainer:
             write_curves(self.output / "curves.png", rows)
 
     def _start_from(self, path):
-        """Take from a weight file what fits: all of the same variant, the layers that two variants have in common."""
+        """Take from a weight file what fits: all of the same variant, the layers that two variants have in common.
+
+        Gabor layers whose layer in the file is conventional get the kernels nearest to its.
+        """
         weights = load_weights(path)
         loaded, own = weights.network.state_dict(), self.network.state_dict()
         kept_output = list(self.names) == weights.card["structures"]
@@ -535,6 +540,8 @@ class Trainer:
             name: value for name, value in loaded.items()
             if name in own and own[name].shape == value.shape and (kept_output or not name.startswith("outputs."))
         }
+        fitted = fit_network(self.network, loaded, self.report)
+        fitting.update(fitted)
         lost = [name for name in own if name not in fitting and not name.startswith("outputs.")]
         variant = weights.card["variant"]
         if variant == self.options.variant and lost:
@@ -546,6 +553,9 @@ class Trainer:
             )
         self.network.load_state_dict({**own, **fitting})
         self.inherited = inherited(weights.card)
+        if fitted:
+            message = f"has {variant} kernels where the run has Gabor kernels; those start as near to them as they can"
+            self.report({"event": "warning", "message": f"{path}: {message}"})
         if lost:
             message = f"has {variant} kernels, the run {self.options.variant}; only the layers that both have are used"
             self.report({"event": "warning", "message": f"{path}: {message}"})

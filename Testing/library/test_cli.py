@@ -1,5 +1,6 @@
 """The command line as a person or a program meets it: exit status, what is printed, what is written."""
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -287,3 +288,16 @@ def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
 def test_the_module_runs():
     process = subprocess.run([sys.executable, "-m", "GaborSegLib", "--version"], capture_output=True, text=True)
     assert process.returncode == 0 and process.stdout.startswith("gaborseg ")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone can be told")
+def test_keeps_the_memory_that_it_freed():
+    program = (
+        "from GaborSegLib.environment import keep_freed_memory\n"
+        "def held(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "start = held(); {}\nblock = bytearray(b'x') * 2**28; del block; print(held() - start)"
+    )
+    command = [sys.executable, "-c"]
+    with_it = subprocess.run([*command, program.format("keep_freed_memory()")], capture_output=True, text=True, check=True)
+    without = subprocess.run([*command, program.format("")], capture_output=True, text=True, check=True)
+    assert int(without.stdout) < 2**26 < 2**27 < int(with_it.stdout)

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional
 
 from GaborSegLib import fourier
-from GaborSegLib.fourier import axis_of, choose_axes, convolve, convolve_spectra, kernel_spectra
+from GaborSegLib.fourier import axis_of, choose_axes, choose_for_inference, convolve, convolve_spectra, kernel_spectra
 from GaborSegLib.gabor import GaborConv3d, bake_kernels
 
 
@@ -79,14 +79,21 @@ def test_repeats_to_the_bit():
 def test_where_it_is_not_used():
     """Small sizes and kernels, other types and devices, and export: None, for a direct convolution."""
     large = torch.zeros(1, 48, 16, 16, 16)
-    assert choose_axes(large, 48, 7)
-    assert choose_axes(large, 48, 1) is None
-    assert choose_axes(large[:, :, :4, :4, :4], 48, 7) is None
-    assert choose_axes(large.bfloat16(), 48, 7) is None
-    assert choose_axes(large.to("meta"), 48, 7) is None
-    chosen = []
-    torch.jit.trace(lambda x: (chosen.append(choose_axes(x, 48, 7)), x + 1)[1], large, check_trace=False)
-    assert chosen == [None]
+    for choose in (choose_axes, choose_for_inference):
+        assert choose(large, 48, 7)
+        assert choose(large, 48, 1) is None
+        assert choose(large[:, :, :4, :4, :4], 48, 7) is None
+        assert choose(large.bfloat16(), 48, 7) is None
+        assert choose(large.to("meta"), 48, 7) is None
+        chosen = []
+        torch.jit.trace(lambda x: (chosen.append(choose(x, 48, 7)), x + 1)[1], large, check_trace=False)
+        assert chosen == [None]
+
+
+def test_spectra_are_kept_where_they_are_small():
+    """In a network, few channels meet large volumes: many tiles and few kernels. With many channels it is the other way round."""
+    assert choose_for_inference(torch.zeros(1, 24, 64, 64, 64), 24, 7)[1]
+    assert not choose_for_inference(torch.zeros(1, 96, 16, 16, 16), 96, 7)[1]
 
 
 @pytest.mark.parametrize("k", [3, 5, 7, 9])
@@ -114,7 +121,7 @@ def agrees(layer, image):
 
 
 def test_kept_spectra_follow_the_weight_and_the_size():
-    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20)
+    network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     layer = network[0]
     assert agrees(network, image)
     kept = layer._spectra[1]
@@ -125,14 +132,14 @@ def test_kept_spectra_follow_the_weight_and_the_size():
     assert agrees(network, image)
     layer.weight = nn.Parameter(torch.randn_like(layer.weight), requires_grad=False)
     assert agrees(network, image)
-    assert agrees(network, torch.randn(2, 16, 17, 26, 21))
+    assert agrees(network, torch.randn(2, 16, 33, 26, 41))
     assert agrees(network.double(), image.double()) and layer._spectra[1].dtype == torch.float64
     assert agrees(network.float(), image)
     assert list(network.state_dict()) == ["0.weight"]
 
 
 def test_copies_of_a_baked_layer():
-    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20)
+    network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     assert agrees(network, image)
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert other[0]._spectra is None
@@ -144,12 +151,12 @@ def test_copies_of_a_baked_layer():
 def test_kept_spectra_are_of_inference_alone():
     """With gradients a baked layer is a plain one; spectra made in inference mode serve outside of it, and there is none
     in a `GaborConv3d`, whose kernels change."""
-    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20, requires_grad=True)
+    network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32, requires_grad=True)
     with torch.inference_mode():
         network(image)
     assert agrees(network, image)
     kept = network[0]._spectra
-    torch.testing.assert_close(torch.autograd.grad(network(image).sum(), image)[0][0, 0, 10, 10, 10],
+    torch.testing.assert_close(torch.autograd.grad(network(image).sum(), image)[0][0, 0, 16, 16, 16],
                                network[0].weight[:, 0].sum(), rtol=1e-4, atol=1e-4)
     assert network[0]._spectra is kept
     layer = GaborConv3d(16, 16).eval()
@@ -160,7 +167,7 @@ def test_kept_spectra_are_of_inference_alone():
 
 
 def test_a_traced_layer_is_a_plain_convolution():
-    network, image = baked_layer(), torch.randn(1, 16, 20, 20, 20)
+    network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     with torch.no_grad():
         traced = torch.jit.trace(network, image)
         graph = str(traced.inlined_graph)
@@ -172,5 +179,5 @@ def test_a_traced_layer_is_a_plain_convolution():
 def test_half_precision_is_left_to_torch():
     network = baked_layer().bfloat16()
     with torch.no_grad():
-        assert network(torch.randn(1, 16, 20, 20, 20).bfloat16()).dtype == torch.bfloat16
+        assert network(torch.randn(1, 16, 32, 32, 32).bfloat16()).dtype == torch.bfloat16
     assert network[0]._spectra is None

@@ -214,8 +214,9 @@ def test_the_card_tells_what_the_weights_started_from_however_often_the_run_was_
     assert "earlier_stages" not in cards[0]["training"] and not any("earlier_stages" in stage for stage in stages)
 
 
-def test_gabor_kernels_start_from_mixed_ones_where_both_are_gabor(data_set, tmp_path):
-    options, events = Options(**{**SMALL.__dict__, "variant": "gabor"}), []
+def test_gabor_kernels_start_from_mixed_ones(data_set, tmp_path):
+    """Where both are Gabor kernels they are taken, where those are conventional the nearest are; not again on resuming."""
+    options, events = Options(**{**SMALL.__dict__, "variant": "gabor", "epochs": 1}), []
     mixed = Trainer(find_data(data_set), tmp_path / "first", SMALL, ["s1"])
     save_weights(tmp_path / "mixed.safetensors", mixed.network, mixed.card({"epoch": 0, "dice_mean": None}), torch.float32)
     start = tmp_path / "mixed.safetensors"
@@ -224,7 +225,16 @@ def test_gabor_kernels_start_from_mixed_ones_where_both_are_gabor(data_set, tmp_
     new = {name for name in own if name not in loaded}
     assert new == {n for n in own if n.split(".")[-1] in PARAMETER_NAMES and n.split(".")[1] in ("0", "1")}
     assert all(torch.equal(own[name], loaded[name]) for name in own if name in loaded)
-    assert any("only the layers that both have" in event.get("message", "") for event in events)
+    for name, layer in gabor.network.named_modules():
+        if f"{name}.sigma" in new:
+            mine, theirs = layer.kernel().sum(dim=(2, 3, 4)), loaded[f"{name}.weight"].sum(dim=(2, 3, 4))
+            assert torch.corrcoef(torch.stack([mine.flatten(), theirs.flatten()]))[0, 1] > 0.9
+    assert any("start as near to them" in event.get("message", "") for event in events)
+    gabor.run()
+    start.unlink()
+    resumed = Trainer(find_data(data_set), tmp_path / "second", options, ["s1"], init=start, resume=True)
+    assert len(resumed.inherited["earlier_stages"]) == 1
+    assert all(torch.equal(value, resumed.network.state_dict()[name]) for name, value in gabor.network.state_dict().items())
 
 
 def test_other_structures_keep_all_but_the_last_layer(data_set, tmp_path, tiny_weights):
