@@ -16,6 +16,8 @@ CONVOLUTIONS = (1, 2, 3, 3, 3)
 # The levels, both ways, whose kernels the mixed variant keeps conventional: the red blocks of Fig. 2.
 CONVENTIONAL_LEVELS_OF_MIXED = (0, 1)
 NORM_GROUPS = 4
+# Planes of a large image that a convolution is given at a time in inference.
+SLAB = 32
 
 
 def build_network(
@@ -106,6 +108,12 @@ class Block(nn.Module):
         self.projection = nn.Conv3d(inputs, outputs, 1, bias=False)
 
     def forward(self, x):
+        if torch.is_inference_mode_enabled():
+            first, *others = self.layers
+            result = _in_slabs(first, x)
+            for layer in others:
+                result = layer(result)
+            return result.add_(self.projection(x))
         return self.layers(x) + self.projection(x)
 
 
@@ -161,8 +169,27 @@ class SegmentationNetwork(nn.Module):
         result = self.outputs[-1](x)
         for level in reversed(range(len(self.up))):
             x = self.up[level](torch.cat([_upsample(x), skips.pop()], dim=1))
-            result = _upsample(result) + self.outputs[level](x)
+            finer = self.outputs[level](x)
+            result = _upsample(result).add_(finer) if torch.is_inference_mode_enabled() else _upsample(result) + finer
         return result
+
+
+def _in_slabs(convolution, x):
+    """A convolution of (B, C, D, H, W), where it is large a few planes at a time, for inference.
+
+    torch keeps a copy of the input in an order of its own, with the channels filled up to a multiple of 16, which at full
+    size would be the largest thing in memory.
+    """
+    depth = x.shape[2]
+    if type(convolution) is not nn.Conv3d or x.device.type != "cpu" or depth <= SLAB:
+        return convolution(x)
+    reach = convolution.kernel_size[0] // 2
+    result = x.new_empty(len(x), convolution.out_channels, *x.shape[2:])
+    for start in range(0, depth, SLAB):
+        first, end = max(0, start - reach), min(depth, start + SLAB + reach)
+        part = convolution(x[:, :, first:end])
+        result[:, :, start : start + SLAB] = part[:, :, start - first : start - first + SLAB]
+    return result
 
 
 def _upsample(x):

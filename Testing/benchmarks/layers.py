@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from GaborSegLib import fourier
+from GaborSegLib.environment import keep_freed_memory
 from GaborSegLib.gabor import PARAMETER_NAMES, BakedConv3d, GaborConv3d, bake_kernels, gabor_kernels
 from GaborSegLib.losses import PCCLoss
 from GaborSegLib.network import build_network
@@ -32,15 +33,21 @@ def main():
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each side, after one that is not (default: 3)")
     parser.add_argument("--parts", default="kernels,training,inference,layers", help="which tables (default: all)")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="keep freed memory on both sides, as the command line does"
+    )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.keep_memory:
+        keep_freed_memory()
     if options.peak:
         print(json.dumps(peak_of(*options.peak.split(","), options.size)))
         return
     if options.cpu_time:
         global clock
         clock = time.process_time
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, cubes of {options.size}^3\n")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, cubes of {options.size}^3"
+          f"{', freed memory kept' if options.keep_memory else ''}\n")
     for part in options.parts.split(","):
         globals()[f"{part}_table"](options.size, options.runs)
         print(flush=True)
@@ -86,7 +93,7 @@ def layers_table(size, runs):
             image = torch.randn(shape)
             padding = module.kernel_size[0] // 2
             sides = {"direct": lambda: functional.conv3d(image, module.weight, padding=padding)}
-            if isinstance(module, BakedConv3d) and fourier.choose_axes(image, module.out_channels, 7, True):
+            if isinstance(module, BakedConv3d) and fourier.choose_for_inference(image, module.out_channels, 7):
                 sides["fast"] = lambda: module(image)
             with torch.inference_mode():
                 seconds = alternated(sides, runs)

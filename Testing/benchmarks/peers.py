@@ -31,24 +31,33 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="processes for each network (default: 3)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
     parser.add_argument("--networks", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS], metavar="NAME")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="let every network keep freed memory, as our command line does"
+    )
     parser.add_argument("--measure", choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.keep_memory:
+        from GaborSegLib.environment import keep_freed_memory
+
+        keep_freed_memory()
     if options.measure:
         print(json.dumps(measure(options.measure, options.size, options.threads)))
         return
     results = {name: [] for name in options.networks}
     for _ in range(options.rounds):
         for name in results:
-            results[name].append(in_own_process(name, options.size, options.threads))
+            results[name].append(in_own_process(name, options))
             print(f"{name}: {results[name][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
     facts = next(iter(results.values()))[0]
-    print(f"One {options.size}^3 cube on the CPU, {facts['threads']} threads, torch {facts['torch']}\n")
+    print(f"One {options.size}^3 cube on the CPU, {facts['threads']} threads, torch {facts['torch']}"
+          f"{', freed memory kept' if options.keep_memory else ''}\n")
     print(table({name: middle(rounds) for name, rounds in results.items()}))
 
 
-def in_own_process(name, size, threads):
-    command = [sys.executable, __file__, "--measure", name, "--size", str(size)]
-    command += ["--threads", str(threads)] if threads else []
+def in_own_process(name, options):
+    command = [sys.executable, __file__, "--measure", name, "--size", str(options.size)]
+    command += ["--threads", str(options.threads)] if options.threads else []
+    command += ["--keep-memory"] if options.keep_memory else []
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

@@ -145,3 +145,17 @@ def test_scores_of_the_content_alone():
     assert (scores[0, outside] == 1).all() and (scores[1:, outside] == 0).all()
     with torch.no_grad():  # an empty cube is shown whole
         assert cube_scores(network, torch.zeros(32, 32, 32), "content").shape == (3, 32, 32, 32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("slab", [1, 5, 16])
+def test_slabs_of_inference_change_nothing(monkeypatch, variant, slab):
+    """A few planes at a time, or all of them, as with gradients."""
+    torch.manual_seed(0)
+    network = build_network(variant, conventional_kernel_size=5, base_channels=4).eval()
+    image = torch.randn(2, 1, 32, 16, 16)
+    with torch.no_grad():
+        expected = network.double()(image.double())
+    monkeypatch.setattr("GaborSegLib.network.SLAB", slab)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(image.double()), expected, rtol=0, atol=1e-12)
