@@ -177,10 +177,9 @@ def convolve(x, kernel, axes):
     make = {"dtype": x.dtype, "device": x.device}
     k = kernel.shape[-1]
     spectrum = _transform(_windows(x, axes), _matrices(axes, [range(axis.window) for axis in axes], **make))
-    # For each frequency, real and imaginary part of the tiles as rows; twice, for both parts of the kernels' spectra.
+    # For each frequency, real and imaginary part of the tiles as rows.
     half, n, _, lines, _ = spectrum.shape
     rows = spectrum.unflatten(4, (x.shape[1], -1)).permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
-    rows = rows[:, :, None].expand(-1, -1, 2, -1, -1, -1).flatten(1, 3)
     # A correlation is a convolution with the kernel mirrored.
     taps = _matrices(axes, [range(k // 2, -(k // 2) - 1, -1)] * 3, **make)
     product = _Product.apply(rows, kernel.permute(2, 3, 4, 0, 1), *taps)
@@ -246,8 +245,8 @@ def convolve_spectra(x, spectra, axes):
 class _Product(torch.autograd.Function):
     """Products of rows with the spectra of kernels, for each frequency and each part, real and imaginary.
 
-    rows (half, 2 F, N, I), taps (k, k, k, O, I), matrices of the taps' transform -> (half, 2 F, N, O), where half are the
-    frequencies of z and F those of y and x. One frequency of z is done at a time, and so many output channels that
+    rows (half, n, lines, N, I), taps (k, k, k, O, I), matrices of the taps' transform -> (half, 2 n lines, N, O), where half,
+    n and lines are the frequencies of z, y and x. One frequency of z is done at a time, and so many output channels that
     their spectra stay in the cache.
     """
 
@@ -255,10 +254,13 @@ class _Product(torch.autograd.Function):
     def forward(ctx, rows, taps, *matrices):
         taps = taps.contiguous()
         ctx.save_for_backward(rows, taps, *matrices)
-        result = rows.new_empty(*rows.shape[:3], taps.shape[3])
+        half, n, lines, count, _ = rows.shape
+        result = rows.new_empty(half, 2 * n * lines, count, taps.shape[3])
         slabs = _first(taps, matrices)
-        for i, part in _parts(rows, taps):
-            result[i, ..., part] = torch.bmm(rows[i], _spectra(slabs[i, ..., part, :], matrices).mT)
+        for i in range(half):
+            doubled = _twice(rows[i])
+            for part in _parts(rows, taps):
+                result[i, ..., part] = torch.bmm(doubled, _spectra(slabs[i, ..., part, :], matrices).mT)
         return result
 
     @staticmethod
@@ -267,23 +269,33 @@ class _Product(torch.autograd.Function):
         rows, taps, *matrices = ctx.saved_tensors
         by_rows, by_taps = [torch.zeros_like(t) if wanted else None for t, wanted in zip((rows, taps), ctx.needs_input_grad)]
         slabs = _first(taps, matrices)
-        for i, part in _parts(rows, taps):
-            share = gradient[i, ..., part].contiguous()
-            slab = slabs[i, ..., part, :]
+        for i in range(len(rows)):
+            doubled = _twice(rows[i])
+            by_doubled = None if by_rows is None else torch.zeros_like(doubled)
+            for part in _parts(rows, taps):
+                share = gradient[i, ..., part].contiguous()
+                slab = slabs[i, ..., part, :]
+                if by_rows is not None:
+                    by_doubled.baddbmm_(share, _spectra(slab, matrices))
+                if by_taps is not None:  # a slab that has been used holds its gradient
+                    slab.copy_(_spectra_transpose(torch.bmm(share.mT, doubled), matrices).view_as(slab))
             if by_rows is not None:
-                by_rows[i].baddbmm_(share, _spectra(slab, matrices))
-            if by_taps is not None:  # a slab that has been used holds its gradient
-                slab.copy_(_spectra_transpose(torch.bmm(share.mT, rows[i]), matrices).view_as(slab))
+                torch.sum(by_doubled.view(len(rows[i]), 2, *rows.shape[2:]), dim=1, out=by_rows[i])
         if by_taps is not None:
             torch.mm(matrices[0].mT, slabs.view(len(matrices[0]), -1), out=by_taps.view(len(taps), -1))
         return by_rows, by_taps, *[None] * len(matrices)
 
 
+def _twice(rows):
+    """Rows (n, lines, N, I) for both parts of the kernels' spectra: (2 n lines, N, I)."""
+    return rows[:, None].expand(-1, 2, -1, -1, -1).flatten(0, 2)
+
+
 def _parts(rows, taps):
-    """Frequencies of z with slices of the output channels."""
+    """Slices of the output channels."""
     outputs, inputs = taps.shape[3:]
-    step = max(1, PART_BYTES // (rows.shape[1] * inputs * taps.element_size()))
-    return [(i, slice(o, min(o + step, outputs))) for i in range(len(rows)) for o in range(0, outputs, step)]
+    step = max(1, PART_BYTES // (2 * rows.shape[1] * rows.shape[2] * inputs * taps.element_size()))
+    return [slice(o, min(o + step, outputs)) for o in range(0, outputs, step)]
 
 
 def _first(taps, matrices):
