@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from .gabor import PARAMETER_NAMES, SMALLEST_SIGMA, gabor_kernels
+from .gabor import PARAMETER_NAMES, SMALLEST_SIGMA, GaborConv3d, gabor_kernels
 
 # How fast the correlation of two voxels of a layer's input is taken to fall with their distance (city blocks): to 1/e
 # over so many voxels. What a kernel does to slow changes, which are most of its input, then counts most.
@@ -51,7 +51,7 @@ def fit_network(network, loaded, report):
     """
     layers = {
         name: layer for name, layer in network.named_modules()
-        if hasattr(layer, "sigma") and f"{name}.weight" in loaded
+        if isinstance(layer, GaborConv3d) and f"{name}.weight" in loaded
         and loaded[f"{name}.weight"].shape[:2] == layer.sigma.shape
         and loaded[f"{name}.weight"].shape[-1] <= layer.kernel_size
     }
