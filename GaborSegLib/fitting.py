@@ -16,22 +16,21 @@ LEARNING_RATE = 0.03
 PART = 1024
 
 
-def fit_gabor(weight, kernel_size, generator=None):
+def fit_gabor(weight, kernel_size):
     """The eight Gabor parameters whose kernels come nearest to those of a convolution.
 
     Near is where outputs are near: the squared difference of two kernels is weighed by the correlation of the voxels
     they meet. The two amplitudes enter linearly and follow by least squares from the other six (variable projection),
-    which take 150 steps of Adam from random values.
+    which take 150 steps of Adam from random values, always the same.
 
     Args:
         weight: (O, I, k, k, k), k odd and at most `kernel_size`.
         kernel_size: of the Gabor kernels, odd.
-        generator: CPU generator of the first values; a fixed one by default.
 
     Returns:
         Dictionary from `gabor.PARAMETER_NAMES` to tensors (O, I), as a `GaborConv3d` has them.
     """
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     missing = (kernel_size - weight.shape[-1]) // 2
     targets = functional.pad(weight.detach().float().flatten(0, 1), [missing] * 6).movedim(0, -1)
     fitted = torch.cat([_fit(part, generator) for part in targets.split(PART, dim=-1)], dim=1)

@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--parts", default="kernels,training,inference,layers", help="which tables (default: all)")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
     parser.add_argument(
-        "--keep-memory", action="store_true", help="keep freed memory on both sides, as the command line does"
+        "--keep-memory", action="store_true", help="keep freed memory while timing, as the command line does (not where peaks are taken)"
     )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
