@@ -5,7 +5,7 @@ and only where it is needed.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -34,6 +34,9 @@ class Augmentation:
         bare: probability that no surroundings are built, where heads are given.
         collar: probability that only those near the brain are, as a generous brain extraction leaves them.
         collar_width: how near, from and to, voxels.
+        wide_blur: probability of a Gaussian blur of up to 2 voxels (standard deviation).
+        ghosts: probability of ghosts: every 4th to 10th plane of k-space along one axis weakened, down to nothing.
+        spike: probability of stripes from one spike in k-space, up to the mean intensity of tissue.
     """
 
     probability: float = 0.8
@@ -52,16 +55,22 @@ class Augmentation:
     bare: float = 0.0
     collar: float = 0.0
     collar_width: tuple[float, float] = (0.0, 0.0)
+    wide_blur: float = 0.0
+    ghosts: float = 0.0
+    spike: float = 0.0
 
 
+_SCANNER = Augmentation(
+    rotation=20.0, tilt=15.0, scale=(0.85, 1.15), flip=0.5, contrast=0.4, noise=0.1, curved_bias=0.3, blur=0.2,
+    slices=0.2, cut=0.1, bare=0.6, collar=0.35, collar_width=(0.0, 5.0),
+)
 AUGMENTATIONS = {
     "paper": Augmentation(),
     "strong": Augmentation(tilt=10.0, flip=0.5, contrast=0.3, bias=0.3, noise=0.06),
     # For scans of many scanners, extracted by other programs.
-    "scanner": Augmentation(
-        rotation=20.0, tilt=15.0, scale=(0.85, 1.15), flip=0.5, contrast=0.4, noise=0.1, curved_bias=0.3, blur=0.2,
-        slices=0.2, cut=0.1, bare=0.6, collar=0.35, collar_width=(0.0, 5.0),
-    ),
+    "scanner": _SCANNER,
+    # For scans that went wrong, too.
+    "artefacts": replace(_SCANNER, wide_blur=0.12, ghosts=0.12, spike=0.12),
     # For finding the brain in a whole field of view.
     "field": Augmentation(
         probability=1.0, rotation=20.0, tilt=20.0, shift=0.15, scale=(0.5, 1.1), flip=0.5, contrast=0.4, noise=0.1,
@@ -173,6 +182,8 @@ def _change_intensity(image, labels, settings, generator):
         image = image * _curved_field(image, settings.curved_bias, generator)
     if settings.blur or settings.slices:
         image = _coarsen(image, settings, generator)
+    if settings.wide_blur or settings.ghosts or settings.spike:
+        image = _spoil(image, settings, generator)
     if settings.noise:
         noise = torch.randn(image.shape, generator=generator).to(image.device)
         image = image + abs(float(amount)) * settings.noise * noise
@@ -207,3 +218,37 @@ def _coarsen(image, settings, generator):
         image = functional.interpolate(image[None, None], size=coarse, mode="area")
         image = functional.interpolate(image, size=size, mode="trilinear")[0, 0]
     return image
+
+
+def _spoil(image, settings, generator):
+    """Wide blur, ghosts and a spike; in half of the images background stays 0, as where the brain was extracted later."""
+    chances = torch.rand(4, generator=generator).tolist()
+    spoilt = image
+    if chances[0] < settings.wide_blur:
+        for _ in range(1 + int(8 * torch.rand((), generator=generator))):  # each has a variance of half a voxel
+            spoilt = blur(spoilt, 0.25)
+    if chances[1] < settings.ghosts:
+        axis, every, first, strength = torch.rand(4, generator=generator).tolist()
+        every = 4 + int(7 * every)
+        spoilt = _ghosts(spoilt, int(3 * axis), every, int(first * every), strength)
+    if chances[2] < settings.spike:
+        frequency = 0.5 * _uniform(generator, 3)
+        spoilt = _spike(spoilt, frequency, *torch.rand(2, generator=generator).tolist())
+    return spoilt.where(image != 0, 0) if spoilt is not image and chances[3] < 0.5 else spoilt
+
+
+def _ghosts(image, axis, every, first, strength):
+    """Planes first, first + every, ... of k-space along an axis weakened to 1 - strength, but for the one of frequency 0."""
+    weights = torch.ones(image.shape[axis])
+    weights[first::every] -= strength
+    weights[0] = 1
+    shape = [-1 if other == axis else 1 for other in range(3)]
+    spectrum = torch.fft.fft(image, dim=axis) * weights.reshape(shape).to(image.device)
+    return torch.fft.ifft(spectrum, dim=axis).real
+
+
+def _spike(image, frequency, height, phase):
+    """A wave of a frequency (cycles per voxel along z, y and x) added; its phase in turns."""
+    lines = [f * torch.arange(n, dtype=torch.float64) for f, n in zip(frequency, image.shape)]
+    turns = lines[0][:, None, None] + lines[1][:, None] + lines[2] + phase
+    return image + height * torch.cos(2 * math.pi * turns).to(image.device, image.dtype)

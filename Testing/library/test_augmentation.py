@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK
 import torch
 
-from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation, _sample, _spatial_change, augment
+from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation, _ghosts, _sample, _spatial_change, _spike, augment
 from GaborSegLib.dataset import generator
 
 
@@ -110,3 +110,43 @@ def test_thick_slices_keep_the_mean_and_change_one_axis():
     assert abs(float(changed.mean() / image.mean()) - 1) < 0.02
     rough = [float(changed.diff(dim=axis).square().mean() / image.diff(dim=axis).square().mean()) for axis in range(3)]
     assert sum(value < 0.5 for value in rough) >= 1
+
+
+def test_a_spike_is_one_wave():
+    image = torch.rand(12, 16, 20, generator=generator(5))
+    frequency = torch.tensor([2 / 12, -3 / 16, 5 / 20], dtype=torch.float64)
+    spectrum = np.fft.fftn((_spike(image, frequency, 0.8, 0.3) - image).double().numpy())
+    size, phase = 12 * 16 * 20, 2 * np.pi * 0.3
+    expected = np.zeros_like(spectrum)
+    expected[2, -3, 5] = 0.4 * size * np.exp(1j * phase)
+    expected[-2, 3, -5] = 0.4 * size * np.exp(-1j * phase)
+    assert np.allclose(spectrum, expected, atol=1e-3)
+
+
+def test_ghosts_are_shifted_copies():
+    image = torch.rand(16, 12, 8, generator=generator(6))
+    copies = sum(image.roll(shift, dims=0) for shift in (0, 4, 8, 12)) / 4  # what the planes 0, 4, 8, 12 hold
+    expected = image - 0.6 * (copies - image.mean(dim=0))
+    assert torch.allclose(_ghosts(image, 0, 4, 0, 0.6), expected, atol=1e-6)
+
+
+def test_a_wide_blur_keeps_the_sum_and_spreads_by_up_to_two_voxels():
+    point = torch.zeros(33, 33, 33)
+    point[16, 16, 16] = 1
+    place = torch.arange(33.0) - 16
+    widths = set()
+    for seed in range(20):
+        image, _ = augment(point, point, Augmentation(probability=0.0, wide_blur=1.0), generator(seed))
+        if image.count_nonzero() == 1:  # background was to stay 0
+            continue
+        assert abs(float(image.sum()) - 1) < 1e-5
+        widths.update(round(float((image.sum(dim=other) * place**2).sum()), 3) for other in ((0, 1), (0, 2), (1, 2)))
+    assert widths <= {n / 2 for n in range(1, 9)} and len(widths) > 2
+
+
+def test_artefacts_leave_the_background_in_half_of_the_images():
+    image = torch.zeros(24, 24, 24)
+    image[8:16, 8:16, 8:16] = 1
+    settings = Augmentation(probability=0.0, spike=1.0)
+    kept = [not augment(image, image, settings, generator(seed))[0][0].any() for seed in range(40)]
+    assert 10 <= sum(kept) <= 30  # three standard deviations
