@@ -76,15 +76,16 @@ def choose_axes(x, outputs, k):
     None if a direct convolution is faster. It is None as well where nothing is known about it (on other devices, in half
     precision), and where the network is traced or exported.
     """
-    return _fastest(tuple(x.shape), outputs, k) if _applies(x) else None
+    return _fastest(tuple(x.shape), outputs, k) if applies(x) else None
 
 
 def choose_for_inference(x, outputs, k):
     """Three `Axis`, and whether `convolve_spectra` is to take them (else `convolve`); None as for `choose_axes`."""
-    return _fastest_for_inference(tuple(x.shape), outputs, k) if _applies(x) else None
+    return _fastest_for_inference(tuple(x.shape), outputs, k) if applies(x) else None
 
 
-def _applies(x):
+def applies(x):
+    """Whether own ways of computing are known to be right and faster: on a CPU, in full precision, not traced or exported."""
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     return not traced and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 

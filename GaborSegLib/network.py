@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from . import pyramid
 from .gabor import GaborConv3d
 from .grid import content
 
@@ -16,8 +17,6 @@ CONVOLUTIONS = (1, 2, 3, 3, 3)
 # The levels, both ways, whose kernels the mixed variant keeps conventional: the red blocks of Fig. 2.
 CONVENTIONAL_LEVELS_OF_MIXED = (0, 1)
 NORM_GROUPS = 4
-# Planes of a large image that a convolution is given at a time in inference.
-SLAB = 32
 
 
 def build_network(
@@ -107,14 +106,18 @@ class Block(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Dropout3d(dropout))
         self.projection = nn.Conv3d(inputs, outputs, 1, bias=False)
 
-    def forward(self, x):
-        if torch.is_inference_mode_enabled():
-            first, *others = self.layers
-            result = _in_slabs(first, x)
-            for layer in others:
-                result = layer(result)
-            return result.add_(self.projection(x))
-        return self.layers(x) + self.projection(x)
+    def forward(self, x, coarse=None):
+        """x, (B, C, D, H, W), with `coarse`, of half the size, upsampled and put before its channels where it is given."""
+        first, *others = self.layers
+        result = pyramid.convolve(first, x) if coarse is None else pyramid.convolve_joined(first, coarse, x)
+        for layer in others:
+            result = layer(result)
+        weight = self.projection.weight
+        if coarse is not None:
+            # The projection of the coarse image commutes with its upsampling, and leaves fewer channels for it.
+            for_coarse, weight = weight.split([coarse.shape[1], x.shape[1]], dim=1)
+            result = pyramid.add(result, pyramid.upsample(pyramid.project(coarse, for_coarse)))
+        return pyramid.add_projection(result, x, weight)
 
 
 class SegmentationNetwork(nn.Module):
@@ -163,34 +166,11 @@ class SegmentationNetwork(nn.Module):
     def _logits(self, x):
         skips = []
         for level, block in enumerate(self.down):
-            x = block(x if level == 0 else functional.max_pool3d(x, 2))
+            x = block(x if level == 0 else pyramid.max_pool(x))
             skips.append(x)
         x = skips.pop()
-        result = self.outputs[-1](x)
+        result = pyramid.project(x, self.outputs[-1].weight)
         for level in reversed(range(len(self.up))):
-            x = self.up[level](torch.cat([_upsample(x), skips.pop()], dim=1))
-            finer = self.outputs[level](x)
-            result = _upsample(result).add_(finer) if torch.is_inference_mode_enabled() else _upsample(result) + finer
+            x = self.up[level](skips.pop(), x)
+            result = pyramid.add_projection(pyramid.upsample(result), x, self.outputs[level].weight)
         return result
-
-
-def _in_slabs(convolution, x):
-    """A convolution of (B, C, D, H, W), where it is large a few planes at a time, for inference.
-
-    torch keeps a copy of the input in an order of its own, with the channels filled up to a multiple of 16, which at full
-    size would be the largest thing in memory.
-    """
-    depth = x.shape[2]
-    if type(convolution) is not nn.Conv3d or x.device.type != "cpu" or depth <= SLAB:
-        return convolution(x)
-    reach = convolution.kernel_size[0] // 2
-    result = x.new_empty(len(x), convolution.out_channels, *x.shape[2:])
-    for start in range(0, depth, SLAB):
-        first, end = max(0, start - reach), min(depth, start + SLAB + reach)
-        part = convolution(x[:, :, first:end])
-        result[:, :, start : start + SLAB] = part[:, :, start - first : start - first + SLAB]
-    return result
-
-
-def _upsample(x):
-    return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)

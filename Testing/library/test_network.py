@@ -156,6 +156,6 @@ def test_slabs_of_inference_change_nothing(monkeypatch, variant, slab):
     image = torch.randn(2, 1, 32, 16, 16)
     with torch.no_grad():
         expected = network.double()(image.double())
-    monkeypatch.setattr("GaborSegLib.network.SLAB", slab)
+    monkeypatch.setattr("GaborSegLib.pyramid.SLAB", slab)
     with torch.inference_mode():
         torch.testing.assert_close(network(image.double()), expected, rtol=0, atol=1e-12)

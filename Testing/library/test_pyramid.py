@@ -1,0 +1,77 @@
+"""The own ways between the network's levels, beside torch's functions in float64."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from GaborSegLib import pyramid
+
+
+def trilinear(x):
+    return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+
+
+@pytest.fixture
+def image():
+    torch.manual_seed(0)
+    return torch.randn(2, 3, 4, 6, 10, dtype=torch.float64)
+
+
+@torch.inference_mode()
+def test_max_pool(image):
+    assert torch.equal(pyramid.max_pool(image), functional.max_pool3d(image, 2))
+    odd = image[:, :, 1:]
+    assert torch.equal(pyramid.max_pool(odd), functional.max_pool3d(odd, 2))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(4, 6, 10), (1, 2, 3)])
+def test_upsample(image, size):
+    image = image[:, :, : size[0], : size[1], : size[2]]
+    torch.testing.assert_close(pyramid.upsample(image), trilinear(image), rtol=0, atol=1e-12)
+
+
+@torch.inference_mode()
+def test_projections(image):
+    weight = torch.randn(5, 3, 1, 1, 1, dtype=torch.float64)
+    expected = functional.conv3d(image, weight)
+    torch.testing.assert_close(pyramid.project(image, weight), expected, rtol=0, atol=1e-12)
+    sums = torch.ones_like(expected)
+    torch.testing.assert_close(pyramid.add_projection(sums, image, weight), 1 + expected, rtol=0, atol=1e-12)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("slab", [2, 6, 64])
+@pytest.mark.parametrize("size", [(4, 6, 10), (2, 2, 2), (1, 3, 2)])
+def test_convolution_of_an_upsampled_image(monkeypatch, image, size, slab, k):
+    """Faces, edges and corners of the volume as well; also where a slab ends inside, and where only the plain way is left."""
+    monkeypatch.setattr(pyramid, "SLAB", slab)
+    coarse = image[:, :, : size[0], : size[1], : size[2]]
+    fine = torch.randn(2, 4, *(2 * n for n in size), dtype=torch.float64)
+    layer = nn.Conv3d(7, 5, k, padding=k // 2, bias=False).double()
+    expected = functional.conv3d(torch.cat([trilinear(coarse), fine], dim=1), layer.weight, padding=k // 2)
+    torch.testing.assert_close(pyramid.convolve_joined(layer, coarse, fine), expected, rtol=0, atol=1e-12)
+
+
+def test_with_gradients_all_is_torchs_own(image):
+    """Nothing is done in place, and gradients are those of the plain functions."""
+    weight = torch.randn(3, 3, 1, 1, 1, dtype=torch.float64)
+    layer = nn.Conv3d(6, 3, 3, padding=1, bias=False).double()
+    skip = torch.randn(2, 3, 8, 12, 20, dtype=torch.float64)
+
+    def ours(x):
+        return pyramid.max_pool(pyramid.add_projection(pyramid.convolve_joined(layer, x, skip), skip, weight))
+
+    def plain(x):
+        joined = layer(torch.cat([trilinear(x), skip], dim=1))
+        return functional.max_pool3d(joined + functional.conv3d(skip, weight), 2)
+
+    results = []
+    for function in (ours, plain):
+        x = image.clone().requires_grad_()
+        values = function(x)
+        results.append((values, *torch.autograd.grad(values.square().sum(), [x, layer.weight])))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
