@@ -175,27 +175,28 @@ def convolve(x, kernel, axes):
     Returns:
         (B, O, D, H, W), differentiable by both.
     """
-    make = {"dtype": x.dtype, "device": x.device}
-    k = kernel.shape[-1]
-    spectrum = _transform(_windows(x, axes), _matrices(axes, [range(axis.window) for axis in axes], **make))
-    # For each frequency, real and imaginary part of the tiles as rows.
-    half, n, _, lines, _ = spectrum.shape
-    rows = spectrum.unflatten(4, (x.shape[1], -1)).permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
-    # A correlation is a convolution with the kernel mirrored.
-    taps = _matrices(axes, [range(k // 2, -(k // 2) - 1, -1)] * 3, **make)
-    product = _Product.apply(rows, kernel.permute(2, 3, 4, 0, 1), *taps)
-    product = product.view(half, n, 2, lines, 2, -1, len(kernel))
+    return convolve_with(x, lambda kernel: kernel, (kernel,), axes)
+
+
+def convolve_with(x, make_kernel, parameters, axes):
+    """`convolve` with the kernel that a function makes of these tensors; it is made again for the backward pass.
+
+    Neither the kernel nor the spectrum of x is kept in between, so that in training x and the parameters are all that
+    the layer holds.
+    """
+    product = _Product.apply(x, make_kernel, axes, *parameters)
+    half, n, lines = axes[0].n // 2 + 1, axes[1].n, axes[2].n
+    product = product.view(half, n, 2, lines, 2, -1, product.shape[-1])
     (re_re, re_im), (im_re, im_im) = [[product[:, :, i, :, j] for j in range(2)] for i in range(2)]
     spectrum = torch.stack([re_re - im_im, re_im + im_re], dim=2).transpose(-1, -2).flatten(4)
     inside = [range(axis.margin, axis.margin + axis.step) for axis in axes]
-    return _assemble(_transpose(spectrum, _matrices(axes, inside, inverse=True, **make)), axes, len(x))
+    inverse = _matrices(axes, inside, inverse=True, dtype=x.dtype, device=x.device)
+    return _assemble(_transpose(spectrum, inverse), axes, len(x))
 
 
 def kernel_spectra(kernel, axes):
     """The spectra of kernels (O, I, k, k, k) for `convolve_spectra`: (frequencies of z, 2 parts, of y and x, O, I)."""
-    k = kernel.shape[-1]
-    taps = kernel.detach().permute(2, 3, 4, 0, 1).contiguous()
-    matrices = _matrices(axes, [range(k // 2, -(k // 2) - 1, -1)] * 3, kernel.dtype, kernel.device)
+    taps, matrices = _taps(kernel.detach(), axes)
     lines = axes[2].n
     result = taps.new_empty(axes[0].n // 2 + 1, 2, axes[1].n * lines, *kernel.shape[:2])
     for spectra, slab in zip(result, _first(taps, matrices)):
@@ -244,17 +245,19 @@ def convolve_spectra(x, spectra, axes):
 
 
 class _Product(torch.autograd.Function):
-    """Products of rows with the spectra of kernels, for each frequency and each part, real and imaginary.
+    """Products of an image's spectrum with those of kernels, for each frequency and each part, real and imaginary.
 
-    rows (half, n, lines, N, I), taps (k, k, k, O, I), matrices of the taps' transform -> (half, 2 n lines, N, O), where half,
-    n and lines are the frequencies of z, y and x. One frequency of z is done at a time, and so many output channels that
-    their spectra stay in the cache.
+    x, a function that makes kernels (O, I, k, k, k) of parameters, axes, parameters -> (half, 2 n lines, N, O), where half, n
+    and lines are the frequencies of z, y and x, and N counts the parts of the tiles' spectra. One frequency of z is done at
+    a time, and so many output channels that their spectra stay in the cache.
     """
 
     @staticmethod
-    def forward(ctx, rows, taps, *matrices):
-        taps = taps.contiguous()
-        ctx.save_for_backward(rows, taps, *matrices)
+    def forward(ctx, x, make_kernel, axes, *parameters):
+        ctx.save_for_backward(x, *parameters)
+        ctx.make_kernel, ctx.axes = make_kernel, axes
+        rows = _rows(x, axes)
+        taps, matrices = _taps(make_kernel(*parameters), axes)
         half, n, lines, count, _ = rows.shape
         result = rows.new_empty(half, 2 * n * lines, count, taps.shape[3])
         slabs = _first(taps, matrices)
@@ -267,24 +270,56 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        rows, taps, *matrices = ctx.saved_tensors
-        by_rows, by_taps = [torch.zeros_like(t) if wanted else None for t, wanted in zip((rows, taps), ctx.needs_input_grad)]
-        slabs = _first(taps, matrices)
-        for i in range(len(rows)):
-            doubled = _twice(rows[i])
-            by_doubled = None if by_rows is None else torch.zeros_like(doubled)
-            for part in _parts(rows, taps):
-                share = gradient[i, ..., part].contiguous()
-                slab = slabs[i, ..., part, :]
-                if by_rows is not None:
-                    by_doubled.baddbmm_(share, _spectra(slab, matrices))
-                if by_taps is not None:  # a slab that has been used holds its gradient
-                    slab.copy_(_spectra_transpose(torch.bmm(share.mT, doubled), matrices).view_as(slab))
+        by_x, _, _, *by_parameters = ctx.needs_input_grad
+        x, *parameters = [
+            t.detach().requires_grad_(wanted) for t, wanted in zip(ctx.saved_tensors, (by_x, *by_parameters))
+        ]
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            rows = _rows(x, ctx.axes)
+            taps, matrices = _taps(ctx.make_kernel(*parameters), ctx.axes)
+        by_rows, by_taps = _product_gradients(rows.detach(), taps.detach(), matrices, gradient, by_x, any(by_parameters))
+        found = iter(
+            (torch.autograd.grad(rows, x, by_rows) if by_x else ())
+            + (torch.autograd.grad(taps, [p for p in parameters if p.requires_grad], by_taps) if any(by_parameters) else ())
+        )
+        by_x, *by_parameters = [next(found) if t.requires_grad else None for t in (x, *parameters)]
+        return by_x, None, None, *by_parameters
+
+
+def _product_gradients(rows, taps, matrices, gradient, by_rows, by_taps):
+    """Gradients by rows and by taps, each where it is wanted, from that of the products."""
+    by_rows, by_taps = [torch.zeros_like(t) if wanted else None for t, wanted in ((rows, by_rows), (taps, by_taps))]
+    slabs = _first(taps, matrices)
+    for i in range(len(rows)):
+        doubled = _twice(rows[i])
+        by_doubled = None if by_rows is None else torch.zeros_like(doubled)
+        for part in _parts(rows, taps):
+            share = gradient[i, ..., part].contiguous()
+            slab = slabs[i, ..., part, :]
             if by_rows is not None:
-                torch.sum(by_doubled.view(len(rows[i]), 2, *rows.shape[2:]), dim=1, out=by_rows[i])
-        if by_taps is not None:
-            torch.mm(matrices[0].mT, slabs.view(len(matrices[0]), -1), out=by_taps.view(len(taps), -1))
-        return by_rows, by_taps, *[None] * len(matrices)
+                by_doubled.baddbmm_(share, _spectra(slab, matrices))
+            if by_taps is not None:  # a slab that has been used holds its gradient
+                slab.copy_(_spectra_transpose(torch.bmm(share.mT, doubled), matrices).view_as(slab))
+        if by_rows is not None:
+            torch.sum(by_doubled.view(len(rows[i]), 2, *rows.shape[2:]), dim=1, out=by_rows[i])
+    if by_taps is not None:
+        torch.mm(matrices[0].mT, slabs.view(len(matrices[0]), -1), out=by_taps.view(len(taps), -1))
+    return by_rows, by_taps
+
+
+def _rows(x, axes):
+    """The spectrum of the windows of (B, I, D, H, W): (half, n, lines, N, I), with N their real and imaginary parts."""
+    matrices = _matrices(axes, [range(axis.window) for axis in axes], x.dtype, x.device)
+    spectrum = _transform(_windows(x, axes), matrices)
+    return spectrum.unflatten(4, (x.shape[1], -1)).permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
+
+
+def _taps(kernel, axes):
+    """Kernels (O, I, k, k, k) as (k, k, k, O, I), and the matrices of their transform."""
+    k = kernel.shape[-1]
+    # A correlation is a convolution with the kernel mirrored.
+    matrices = _matrices(axes, [range(k // 2, -(k // 2) - 1, -1)] * 3, kernel.dtype, kernel.device)
+    return kernel.permute(2, 3, 4, 0, 1).contiguous(), matrices
 
 
 def _twice(rows):

@@ -226,11 +226,15 @@ class GaborConv3d(nn.Module):
 
     def kernel(self, taps_first=False):
         """The kernels, (out_channels, in_channels, k, k, k), axes z, y, x; differentiable by all eight parameters."""
-        parameters = {name: getattr(self, name) for name in PARAMETER_NAMES}
+        return self._made_of(*self._parameters_in_order(), taps_first=taps_first)
+
+    def _parameters_in_order(self):
+        return [getattr(self, name) for name in PARAMETER_NAMES]
+
+    def _made_of(self, sigma, *others, taps_first=True):
         # The value is clamped and the gradient is not, so that a sigma that ran into the bound can come back.
-        sigma = parameters["sigma"]
-        parameters["sigma"] = sigma + (sigma.clamp(min=SMALLEST_SIGMA) - sigma).detach()
-        return gabor_kernels(**parameters, kernel_size=self.kernel_size, taps_first=taps_first)
+        sigma = sigma + (sigma.clamp(min=SMALLEST_SIGMA) - sigma).detach()
+        return gabor_kernels(sigma, *others, kernel_size=self.kernel_size, taps_first=taps_first)
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
@@ -238,7 +242,7 @@ class GaborConv3d(nn.Module):
             axes = fourier.choose_axes(x, self.out_channels, self.kernel_size)
             if axes is None:
                 return functional.conv3d(x, self.kernel(), padding=self.kernel_size // 2)
-            return fourier.convolve(x, self.kernel(taps_first=True), axes)
+            return fourier.convolve_with(x, self._made_of, self._parameters_in_order(), axes)
 
     def extra_repr(self):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

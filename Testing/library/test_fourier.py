@@ -181,3 +181,21 @@ def test_half_precision_is_left_to_torch():
     with torch.no_grad():
         assert network(torch.randn(1, 16, 32, 32, 32).bfloat16()).dtype == torch.bfloat16
     assert network[0]._spectra is None
+
+
+def test_a_layer_in_training_keeps_its_input_and_its_parameters_alone():
+    layer = GaborConv3d(24, 16)
+    x = torch.randn(1, 24, 32, 32, 32, requires_grad=True)
+    assert choose_axes(x, 16, 7)
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    matrices = 3 * (2 * 40) ** 2  # at most, of the transforms; shared by all layers
+    parameters = 8 * 24 * 16
+    assert 4 * (x.numel() + parameters) <= sum(kept.values()) <= 4 * (x.numel() + 2 * parameters + matrices)
