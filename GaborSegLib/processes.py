@@ -4,6 +4,8 @@ They find each other by the environment variables of that launcher, so a run tha
 and one that was started here are the same to them.
 """
 
+import gc
+import importlib
 import logging
 import multiprocessing
 import os
@@ -107,10 +109,15 @@ def joined():
         yield Team()
         return
     _end_with_parent()
+    # Its functions take the group that is there when it is imported as a default, so if that is left to
+    # DistributedDataParallel, the group and its threads outlive `destroy_process_group`, and what such a thread still holds
+    # can end the process by SIGABRT while Python shuts down.
+    importlib.import_module("torch.distributed.nn.functional")
     with_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
     distributed.init_process_group("cpu:gloo,cuda:nccl" if with_nccl else "gloo", timeout=PATIENCE)
     yield Team()
     # Only after success: after an error the others may not answer any more.
+    gc.collect()  # a model that is still held would keep the group
     distributed.destroy_process_group()
 
 

@@ -168,6 +168,22 @@ def test_a_stopped_run_goes_on_under_two_launchers(data_set, tmp_path, start, al
     assert os.listdir(machines[1] / "run") == ["cache"]
 
 
+def test_no_thread_of_the_process_group_is_left_when_python_shuts_down(data_set, tmp_path, start):
+    """One that is, and still holds a tensor, can end the process by SIGABRT."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from GaborSegLib import cli\n"
+        "status = cli.main(['train', *sys.argv[1:]])\n"
+        "names = [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]\n"
+        "sys.exit(status or [name for name in names if 'gloo' in name] or 0)\n"
+    )
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--local-addr", "127.0.0.1", script]
+    events = finish(start(*launch, data_set, "-o", tmp_path / "run", "--device", "cpu", *ARGUMENTS))
+    assert events[-1]["complete"]
+
+
 def test_an_error_with_a_remedy_is_told_once_and_not_tried_again(data_set, tmp_path, start):
     options = [*ARGUMENTS, "--lr", "1e30", "--augmentation", "none"]
     process = start(*TRAIN, data_set, "-o", tmp_path / "run", "--processes", 2, *options)
