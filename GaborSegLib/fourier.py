@@ -207,41 +207,63 @@ def kernel_spectra(kernel, axes):
 
 @torch.no_grad()
 def convolve_spectra(x, spectra, axes):
-    """`convolve` with `kernel_spectra`, for inference: (B, I, D, H, W) -> (B, O, D, H, W).
+    """`convolve` with `kernel_spectra`, for inference.
 
-    A few layers of tiles are done at a time, and one frequency of z, and nothing is moved between the products.
+    Args:
+        x: (B, I, D, H, W), or what has its `shape`, `dtype`, `device` and `narrow(2, first, count)`, such as a
+            `pyramid.Joined`: a few planes are asked for at a time.
+        spectra, axes: see `kernel_spectra`.
+
+    Returns:
+        (B, O, D, H, W).
     """
     make = {"dtype": x.dtype, "device": x.device}
     outputs, inputs = spectra.shape[3:]
-    windows = _unfolded(x, axes)
-    layers = axes[0].tiles
-    across = len(x) * axes[1].tiles * axes[2].tiles
-    one = 4 * (axes[0].n // 2 + 1) * axes[1].n * axes[2].n * across * (inputs + outputs)
-    at_a_time = min(layers, max(1, WINDOWS_BYTES // one))
+    result = torch.empty(x.shape[0], outputs, *x.shape[2:], **make)
     forward = _matrices(axes, [range(axis.window) for axis in axes], **make)
     inverse = _matrices(axes, [range(axis.margin, axis.margin + axis.step) for axis in axes], inverse=True, **make)
-    result = []
-    for start in range(0, layers, at_a_time):
-        part = windows[..., start : start + at_a_time, :, :].flatten(3)
-        tiles = part.shape[3] // inputs
-        slabs = torch.mm(forward[0], part.view(len(part), -1)).view(len(spectra), 2 * part.shape[1], -1)
-        out = x.new_empty(len(spectra), len(inverse[1].mT), axes[2].step * outputs * tiles)
-        for kernels, slab, result_slab in zip(spectra, slabs, out):
-            rows = torch.mm(forward[1], slab).view(axes[1].n, 2 * axes[2].window, inputs * tiles)
-            re, im = [
-                torch.bmm(half.expand(len(rows), -1, -1), rows).view(-1, inputs, tiles) for half in forward[2].chunk(2)
-            ]
-            by_re = torch.bmm(kernels[0], re).baddbmm_(kernels[1], im, alpha=-1)
-            by_im = torch.bmm(kernels[0], im).baddbmm_(kernels[1], re)
-            parts = [
-                (half.mT.expand(len(rows), -1, -1), by.view(len(rows), axes[2].n, -1))
-                for half, by in zip(inverse[2].chunk(2), (by_re, by_im))
-            ]
-            rows = torch.bmm(*parts[0]).baddbmm_(*parts[1])
-            torch.mm(inverse[1].mT, rows.view(len(inverse[1]), -1), out=result_slab)
-        values = torch.mm(inverse[0].mT, out.view(len(inverse[0]), -1))
-        result.append(values.view(*(axis.step for axis in axes), outputs, len(x), -1, axes[1].tiles, axes[2].tiles))
-    return _folded(torch.cat(result, dim=5) if len(result) > 1 else result[0], axes)
+    one = 4 * _frequencies(axes) * x.shape[0] * axes[2].tiles * (inputs + outputs)  # of a row of tiles
+    rows = max(1, WINDOWS_BYTES // one)
+    for layers in _runs(axes[0], max(1, rows // axes[1].tiles)):
+        padded = _padded(x, axes, layers)
+        for line in _runs(axes[1], rows):
+            windows = _unfold(padded[..., _reach(axes[1], line), :], axes)
+            values = _convolve_windows(windows.flatten(3), spectra, forward, inverse)
+            values = values.view(*(axis.step for axis in axes), outputs, *windows.shape[4:])
+            inside = [slice(run.start * axis.step, run.stop * axis.step) for axis, run in zip(axes, (layers, line))]
+            target = result[:, :, inside[0], inside[1]]
+            target.copy_(_fold(values)[:, :, : target.shape[2], : target.shape[3], : target.shape[4]])
+    return result
+
+
+def _runs(axis, count):
+    """The tiles of an axis, so many at a time: slices."""
+    return [slice(start, min(start + count, axis.tiles)) for start in range(0, axis.tiles, count)]
+
+
+def _reach(axis, tiles):
+    """The voxels of the padded axis that the windows of these tiles have."""
+    return slice(tiles.start * axis.step, (tiles.stop - 1) * axis.step + axis.window)
+
+
+def _convolve_windows(windows, spectra, forward, inverse):
+    """(window, window, window, I tiles) -> (step, step, step, O tiles). Nothing is moved between the products."""
+    z, y, x, count = windows.shape
+    n, step = len(forward[1]) // 2, inverse[2].shape[1] // 2
+    slabs = torch.mm(forward[0], windows.view(z, -1)).view(len(spectra), 2 * y, -1)
+    outputs, inputs = spectra.shape[3:]
+    out = windows.new_empty(len(spectra), inverse[1].shape[1], step * outputs * (count // inputs))
+    for kernels, slab, out_slab in zip(spectra, slabs, out):
+        rows = torch.mm(forward[1], slab).view(n, 2 * x, count)
+        re, im = [torch.bmm(half.expand(n, -1, -1), rows).view(-1, inputs, count // inputs) for half in forward[2].chunk(2)]
+        by_re = torch.bmm(kernels[0], re).baddbmm_(kernels[1], im, alpha=-1)
+        by_im = torch.bmm(kernels[0], im).baddbmm_(kernels[1], re)
+        parts = [
+            (half.mT.expand(n, -1, -1), by.view(n, half.shape[0], -1)) for half, by in zip(inverse[2].chunk(2), (by_re, by_im))
+        ]
+        rows = torch.bmm(*parts[0]).baddbmm_(*parts[1])
+        torch.mm(inverse[1].mT, rows.view(len(inverse[1]), -1), out=out_slab)
+    return torch.mm(inverse[0].mT, out.view(len(inverse[0]), -1))
 
 
 class _Product(torch.autograd.Function):
@@ -413,14 +435,21 @@ def _matrix(n, place, positions, inverse, dtype, device):
 
 def _windows(x, axes):
     """(B, C, D, H, W) -> (window, window, window, C B tiles)"""
-    return _unfolded(x, axes).flatten(3)
+    return _unfold(_padded(x, axes, slice(0, axes[0].tiles)), axes).flatten(3)
 
 
-def _unfolded(x, axes):
-    """(B, C, D, H, W) -> (window, window, window, C, B, tiles, tiles, tiles)"""
-    padding = [pad for axis in reversed(axes) for pad in (axis.margin, _behind(axis))]
-    if any(padding):
-        x = functional.pad(x, padding)
+def _padded(x, axes, layers):
+    """The planes of x that the windows of these layers of tiles reach into, with the zeros that they do."""
+    planes = _reach(axes[0], layers)
+    first, end = planes.start - axes[0].margin, planes.stop - axes[0].margin
+    inside = max(0, first), min(end, axes[0].size)
+    padding = [pad for axis in axes[:0:-1] for pad in (axis.margin, _behind(axis))] + [inside[0] - first, end - inside[1]]
+    x = x.narrow(2, inside[0], inside[1] - inside[0])
+    return functional.pad(x, padding) if any(padding) else x
+
+
+def _unfold(x, axes):
+    """(B, C, D, H, W), padded -> (window, window, window, C, B, tiles, tiles, tiles)"""
     for dimension, axis in enumerate(axes, start=2):
         x = x.unfold(dimension, axis.window, axis.step)
     return x.permute(5, 6, 7, 1, 0, 2, 3, 4)
@@ -433,10 +462,10 @@ def _behind(axis):
 
 def _assemble(values, axes, batch):
     """(step, step, step, C B tiles) -> (B, C, D, H, W)"""
-    return _folded(values.unflatten(3, (-1, batch, *(axis.tiles for axis in axes))), axes)
-
-
-def _folded(values, axes):
-    """(step, step, step, C, B, tiles, tiles, tiles) -> (B, C, D, H, W)"""
-    values = values.permute(4, 3, 5, 0, 6, 1, 7, 2).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    values = _fold(values.unflatten(3, (-1, batch, *(axis.tiles for axis in axes))))
     return values[:, :, : axes[0].size, : axes[1].size, : axes[2].size]
+
+
+def _fold(values):
+    """(step, step, step, C, B, tiles, tiles, tiles) -> (B, C, tiles step, tiles step, tiles step)"""
+    return values.permute(4, 3, 5, 0, 6, 1, 7, 2).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -265,15 +265,14 @@ class BakedConv3d(nn.Conv3d):
         self._spectra = None
 
     def forward(self, x):
+        """x: (B, I, D, H, W), or a `pyramid.Joined`, which is whole only where that is needed."""
         way = None
         if not torch.is_grad_enabled() and x.dtype == self.weight.dtype:
             way = fourier.choose_for_inference(x, self.out_channels, self.kernel_size[0])
-        if way is None:
-            return super().forward(x)
-        axes, keeps_spectra = way
-        if keeps_spectra:
-            return fourier.convolve_spectra(x, self._spectra_for(axes), axes)
-        return fourier.convolve(x, self.weight, axes)
+        if way and way[1]:
+            return fourier.convolve_spectra(x, self._spectra_for(way[0]), way[0])
+        whole = x if isinstance(x, torch.Tensor) else x.narrow(2, 0, x.shape[2])
+        return fourier.convolve(whole, self.weight, way[0]) if way else super().forward(whole)
 
     def _spectra_for(self, axes):
         weight = self.weight

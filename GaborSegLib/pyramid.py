@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from . import fourier
+from .gabor import BakedConv3d
 
 # Planes of a large image that a convolution is given at a time.
 SLAB = 32
@@ -88,9 +89,12 @@ def convolve(convolution, x):
 def convolve_joined(convolution, coarse, x):
     """A convolution layer with `upsample(coarse)` and x, joined along the channels.
 
-    With 3^3 kernels the upsampled image is not made. A convolution and the upsampling before it are, for each of the eight
+    A baked layer of Gabor kernels makes what it needs of the joined image, a few planes at a time. With 3^3 kernels the
+    upsampled image is not made. A convolution and the upsampling before it are, for each of the eight
     places of a fine voxel in a coarse one, a convolution of the coarse image with 3^3 taps.
     """
+    if isinstance(convolution, BakedConv3d) and _applies(x):
+        return convolution(Joined(coarse, x))
     weight = convolution.weight if type(convolution) is torch.nn.Conv3d else None
     if weight is None or weight.shape[2:] != (3, 3, 3) or not _applies(x) or min(coarse.shape[2:]) < 2:
         return convolution(torch.cat([upsample(coarse), x], dim=1))
@@ -99,6 +103,28 @@ def convolve_joined(convolution, coarse, x):
     for planes, part in _slabs(x, for_x):
         result[:, :, planes] += part
     return result
+
+
+class Joined:
+    """`upsample(coarse)` and x, joined along the channels, of which planes are made when they are asked for.
+
+    Attributes:
+        shape, dtype, device: as a tensor's.
+    """
+
+    def __init__(self, coarse, x):
+        self.coarse, self.x = coarse, x
+        self.shape = torch.Size([x.shape[0], coarse.shape[1] + x.shape[1], *x.shape[2:]])
+        self.dtype, self.device = x.dtype, x.device
+
+    def narrow(self, dim, start, length):
+        """As a tensor's, of planes: `dim` is 2."""
+        if dim != 2:
+            raise ValueError(f"only planes (dim 2) are made alone, got dim {dim}")
+        # A fine voxel is made of two coarse ones, and those on the faces of what is upsampled of one alone.
+        first, end = max(0, (start - 1) // 2), min(self.coarse.shape[2], (start + length) // 2 + 1)
+        upsampled = upsample(self.coarse.narrow(2, first, end - first)).narrow(2, start - 2 * first, length)
+        return torch.cat([upsampled, self.x.narrow(2, start, length)], dim=1)
 
 
 def _convolve_upsampled(coarse, weight):

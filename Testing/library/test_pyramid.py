@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from GaborSegLib import pyramid
+from GaborSegLib import fourier, pyramid
+from GaborSegLib.gabor import BakedConv3d, GaborConv3d
 
 
 def trilinear(x):
@@ -53,6 +54,32 @@ def test_convolution_of_an_upsampled_image(monkeypatch, image, size, slab, k):
     layer = nn.Conv3d(7, 5, k, padding=k // 2, bias=False).double()
     expected = functional.conv3d(torch.cat([trilinear(coarse), fine], dim=1), layer.weight, padding=k // 2)
     torch.testing.assert_close(pyramid.convolve_joined(layer, coarse, fine), expected, rtol=0, atol=1e-12)
+
+
+@torch.inference_mode()
+def test_planes_of_a_joined_image(image):
+    fine = torch.randn(2, 4, 8, 12, 20, dtype=torch.float64)
+    joined = pyramid.Joined(image, fine)
+    expected = torch.cat([trilinear(image), fine], dim=1)
+    assert joined.shape == expected.shape
+    for first in range(8):
+        for count in range(1, 9 - first):
+            torch.testing.assert_close(joined.narrow(2, first, count), expected[:, :, first : first + count], rtol=0, atol=1e-12)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("windows_bytes", [1, 2**19, 2**30])
+@pytest.mark.parametrize("way", [None, False, True])
+def test_baked_convolution_of_an_upsampled_image(monkeypatch, image, way, windows_bytes):
+    """Directly and in the frequency domain, with spectra that are kept and without; rows, layers or all tiles at a time."""
+    monkeypatch.setattr(fourier, "WINDOWS_BYTES", windows_bytes)
+    fine = torch.randn(2, 4, 8, 12, 20, dtype=torch.float64)
+    axes = tuple(fourier.axis_of(size, 5, tiles) for size, tiles in zip((8, 12, 20), (3, 2, 3)))
+    monkeypatch.setattr(fourier, "choose_for_inference", lambda x, outputs, k: None if way is None else (axes, way))
+    with torch.inference_mode(False):
+        layer = BakedConv3d(GaborConv3d(7, 5, 5).double())
+    expected = functional.conv3d(torch.cat([trilinear(image), fine], dim=1), layer.weight, padding=2)
+    torch.testing.assert_close(pyramid.convolve_joined(layer, image, fine), expected, rtol=0, atol=1e-12)
 
 
 def test_with_gradients_all_is_torchs_own(image):
