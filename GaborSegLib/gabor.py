@@ -1,6 +1,7 @@
 """Convolution kernels that are Gabor functions with eight trainable parameters (Wong & Moradi 2022, Section 2.1)."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -58,34 +59,69 @@ class _Kernels(torch.autograd.Function):
     A kernel is the sum over its two frequencies of a Re(z y x), with complex factors z, y and x along the axes. Nothing but
     the parameters is kept: the backward pass makes the factors again and contracts the kernels' gradient with them.
     Kernels stand along the last, contiguous axis and are done a few hundred at a time, so that all of the work happens
-    in the cache.
+    in the cache. On a GPU where Triton works, `fused` does both passes.
     """
 
     @staticmethod
     def forward(ctx, parameters, k, taps_first):
         ctx.save_for_backward(parameters)
-        ctx.k = k
-        count = parameters.shape[1]
-        result = parameters.new_empty(k, k, k, count) if taps_first else parameters.new_empty(count, k, k, k).movedim(0, -1)
-        for part in _parts(parameters, k):
-            z, y, x = _factors(parameters[:, part], k)
-            x = x * parameters[3:5, None, None, part]
-            re = z[:, 0, :, None] * y[:, 0, None] - z[:, 1, :, None] * y[:, 1, None]
-            im = z[:, 0, :, None] * y[:, 1, None] + z[:, 1, :, None] * y[:, 0, None]
-            kernels = re[0, :, :, None] * x[0, 0]
-            kernels.addcmul_(im[0, :, :, None], x[0, 1], value=-1)
-            kernels.addcmul_(re[1, :, :, None], x[1, 0]).addcmul_(im[1, :, :, None], x[1, 1], value=-1)
-            result[..., part] = kernels
-        return result.movedim(-1, 0)
+        fused = _fused_for(parameters)
+        make = fused.kernels if fused else _make_kernels
+        return make(parameters, k, taps_first).movedim(-1, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        (parameters,), k = ctx.saved_tensors, ctx.k
-        result = torch.empty_like(parameters)
-        for part in _parts(parameters, k):
-            result[:, part] = _parameter_gradients(parameters[:, part], gradient[part].movedim(0, -1).contiguous())
-        return result, None, None
+        (parameters,) = ctx.saved_tensors
+        fused = _fused_for(parameters)
+        return (fused.parameter_gradients if fused else _parameter_gradients)(parameters, gradient), None, None
+
+
+def _fused_for(parameters):
+    """The module `fused` for these parameters, or None."""
+    return _working_fused(parameters.device) if parameters.is_cuda and parameters.dtype == torch.float32 else None
+
+
+@lru_cache(maxsize=None)
+def _working_fused(device):
+    """The module `fused` where Triton is there and the results on that device are those of the plain functions, else None.
+
+    At its first call Triton needs a C compiler and more. Whatever it lacks, without it kernels are only slower.
+    """
+    try:
+        from . import fused
+
+        parameters = torch.linspace(0.5, 1.5, 8 * 6, device=device).view(8, 6)
+        gradient = torch.linspace(-1, 1, 6 * 27, device=device).view(6, 3, 3, 3)
+        pairs = [(fused.parameter_gradients(parameters, gradient), _parameter_gradients(parameters, gradient))]
+        pairs += [(fused.kernels(parameters, 3, first), _make_kernels(parameters, 3, first)) for first in (False, True)]
+        return fused if all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs) else None
+    except Exception:
+        return None
+
+
+def _make_kernels(parameters, k, taps_first):
+    """Kernels (k, k, k, P) of parameters (8, P); in memory either the taps or the kernels come first."""
+    count = parameters.shape[1]
+    result = parameters.new_empty(k, k, k, count) if taps_first else parameters.new_empty(count, k, k, k).movedim(0, -1)
+    for part in _parts(parameters, k):
+        z, y, x = _factors(parameters[:, part], k)
+        x = x * parameters[3:5, None, None, part]
+        re = z[:, 0, :, None] * y[:, 0, None] - z[:, 1, :, None] * y[:, 1, None]
+        im = z[:, 0, :, None] * y[:, 1, None] + z[:, 1, :, None] * y[:, 0, None]
+        kernels = re[0, :, :, None] * x[0, 0]
+        kernels.addcmul_(im[0, :, :, None], x[0, 1], value=-1)
+        kernels.addcmul_(re[1, :, :, None], x[1, 0]).addcmul_(im[1, :, :, None], x[1, 1], value=-1)
+        result[..., part] = kernels
+    return result
+
+
+def _parameter_gradients(parameters, gradient):
+    """Gradients (8, P) of the parameters from that of the kernels, (P, k, k, k)."""
+    result = torch.empty_like(parameters)
+    for part in _parts(parameters, gradient.shape[-1]):
+        result[:, part] = _gradients_of_part(parameters[:, part], gradient[part].movedim(0, -1).contiguous())
+    return result
 
 
 def _parts(parameters, k):
@@ -116,7 +152,7 @@ def _slopes(parameters):
     return 2 * math.pi * row[:, None] * torch.stack(frequencies)
 
 
-def _parameter_gradients(parameters, gradient):
+def _gradients_of_part(parameters, gradient):
     """Gradients (8, P) of the parameters from that of the kernels, (k, k, k, P)."""
     k = len(gradient)
     sigma, theta_y, theta_z, _, _, frequency_re, frequency_im, _ = parameters

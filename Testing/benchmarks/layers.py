@@ -1,7 +1,9 @@
 """The Gabor layers' time and memory: kernels, training step, inference and the share of the machine, as Markdown tables.
 
 Both sides of a comparison alternate in one run, and medians are compared, because machines are noisy; seconds are of wall
-time, or of the processor with --cpu-time, which with one thread (OMP_NUM_THREADS=1) is what an idle core would take. Memory is the peak of a process of its own beyond what it held before. `make bench` runs this.
+time, or of the processor with --cpu-time, which with one thread (OMP_NUM_THREADS=1) is what an idle core would take. Memory is
+the peak of a process of its own beyond what it held before; on a GPU, of torch's tensors there. `make bench` runs this on the
+CPU; `--device cuda --parts kernels,training` is for a GPU, where own convolutions are none.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from GaborSegLib.network import build_network
 
 MIB = 2**20
 clock = time.perf_counter
+device = torch.device("cpu")
 
 
 def main():
@@ -32,6 +35,7 @@ def main():
     parser.add_argument("--size", type=int, default=128, help="edge of the cubes (default: 128)")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each side, after one that is not (default: 3)")
     parser.add_argument("--parts", default="kernels,training,inference,layers", help="which tables (default: all)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
     parser.add_argument(
         "--keep-memory", action="store_true", help="keep freed memory while timing, as the command line does (not where peaks are taken)"
@@ -40,13 +44,15 @@ def main():
     options = parser.parse_args()
     if options.keep_memory:
         keep_freed_memory()
+    global clock, device
+    device = torch.device(options.device)
     if options.peak:
         print(json.dumps(peak_of(*options.peak.split(","), options.size)))
         return
     if options.cpu_time:
-        global clock
         clock = time.process_time
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, cubes of {options.size}^3"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {machine}, cubes of {options.size}^3"
           f"{', freed memory kept' if options.keep_memory else ''}\n")
     for part in options.parts.split(","):
         globals()[f"{part}_table"](options.size, options.runs)
@@ -123,9 +129,9 @@ def print_rows(name, seconds, peaks):
 
 
 def kernels_of(make):
-    layer = GaborConv3d(192, 192)
+    layer = GaborConv3d(192, 192).to(device)
     parameters = [getattr(layer, name) for name in PARAMETER_NAMES]
-    gradient = torch.randn(192, 192, 7, 7, 7)
+    gradient = torch.randn(192, 192, 7, 7, 7, device=device)
 
     def run():
         layer.zero_grad()
@@ -136,7 +142,7 @@ def kernels_of(make):
 
 def separated(sigma, theta_y, theta_z, amplitude_re, amplitude_im, frequency_re, frequency_im, phase, k):
     """Eq. (2), separated, as one writes it in torch, for autograd."""
-    u = torch.arange(k, dtype=sigma.dtype) - k // 2
+    u = torch.arange(k, dtype=sigma.dtype, device=sigma.device) - k // 2
     envelope = torch.exp(-0.5 * (u / sigma[..., None]) ** 2)
     row = theta_y.sin(), -theta_y.cos() * theta_z.sin(), theta_y.cos() * theta_z.cos()
     result = 0
@@ -153,8 +159,9 @@ KERNELS = {"own": lambda: kernels_of(gabor_kernels), "autograd": lambda: kernels
 
 
 def training_step(network, size):
-    network.train()
-    image, labels = torch.rand(1, 1, size, size, size), torch.randint(0, 20, (1, size, size, size))
+    network.train().to(device)
+    image = torch.rand(1, 1, size, size, size, device=device)
+    labels = torch.randint(0, 20, (1, size, size, size), device=device)
     criterion = PCCLoss()
 
     def run():
@@ -236,16 +243,23 @@ def alternated(sides, runs):
     times = {side: [] for side in sides}
     for turn in range(runs + 1):
         for side, run in sides.items():
-            began = clock()
+            began = now()
             run()
             if turn:
-                times[side].append(clock() - began)
+                times[side].append(now() - began)
     return {side: statistics.median(values) for side, values in times.items()}
+
+
+def now():
+    """The clock, after all that the GPU was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock()
 
 
 def own_peak(part, side, size):
     """Peak memory of two runs of a side beyond what there was before them, MiB, in a process of its own."""
-    command = [sys.executable, __file__, "--size", str(size), "--peak", f"{part},{side}"]
+    command = [sys.executable, __file__, "--size", str(size), "--device", str(device), "--peak", f"{part},{side}"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -263,7 +277,9 @@ def peak_of(part, side, size):
 
 
 def peak():
-    """Bytes; on Linux of this program alone, where `getrusage` counts what the one that started it had."""
+    """Bytes; of torch's tensors on a GPU; on Linux of this program alone, where `getrusage` counts what the one that started it had."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
