@@ -116,7 +116,7 @@ class Block(nn.Module):
         if coarse is not None:
             # The projection of the coarse image commutes with its upsampling, and leaves fewer channels for it.
             for_coarse, weight = weight.split([coarse.shape[1], x.shape[1]], dim=1)
-            result = pyramid.add(result, pyramid.upsample(pyramid.project(coarse, for_coarse)))
+            result = pyramid.add(result, pyramid.upsample(functional.conv3d(coarse, for_coarse)))
         return pyramid.add_projection(result, x, weight)
 
 
@@ -169,7 +169,7 @@ class SegmentationNetwork(nn.Module):
             x = block(x if level == 0 else pyramid.max_pool(x))
             skips.append(x)
         x = skips.pop()
-        result = pyramid.project(x, self.outputs[-1].weight)
+        result = functional.conv3d(x, self.outputs[-1].weight)
         for level in reversed(range(len(self.up))):
             x = self.up[level](skips.pop(), x)
             result = pyramid.add_projection(pyramid.upsample(result), x, self.outputs[level].weight)

@@ -14,12 +14,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from GaborSegLib import fourier
+from GaborSegLib import fourier, pyramid
 from GaborSegLib.environment import keep_freed_memory
 from GaborSegLib.gabor import PARAMETER_NAMES, BakedConv3d, GaborConv3d, bake_kernels, gabor_kernels
 from GaborSegLib.losses import PCCLoss
@@ -34,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=128, help="edge of the cubes (default: 128)")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each side, after one that is not (default: 3)")
-    parser.add_argument("--parts", default="kernels,training,inference,layers", help="which tables (default: all)")
+    parser.add_argument("--parts", default="kernels,training,inference,layers,levels,floor", help="which tables (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
     parser.add_argument(
@@ -118,6 +121,105 @@ def layers_table(size, runs):
             ]
             print("| " + " | ".join(cells) + " |", flush=True)
         del network
+
+
+def levels_table(size, runs):
+    """What stands between the spatial convolutions, as `pyramid` does it, beside torch's own, in the network's sizes."""
+    half = size // 2
+    fine, coarse, upsampled = [torch.randn(1, *shape) for shape in ((12, *[size] * 3), (24, *[half] * 3), (20, *[half] * 3))]
+    weight, scores, layer = torch.randn(20, 12, 1, 1, 1), torch.zeros(1, 20, *[size] * 3), nn.Conv3d(36, 12, 3, padding=1, bias=False)
+
+    def trilinear(x):
+        return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+
+    pairs = {
+        f"maxima of 2^3, 12 channels of {size}^3": (
+            lambda: pyramid.max_pool(fine), lambda: functional.max_pool3d(fine, 2)
+        ),
+        f"upsampling 20 channels of {half}^3": (lambda: pyramid.upsample(upsampled), lambda: trilinear(upsampled)),
+        f"projecting 12 channels of {size}^3 to 20 and adding": (
+            lambda: pyramid.add_projection(scores, fine, weight), lambda: scores + functional.conv3d(fine, weight)
+        ),
+        f"upsampling 24 channels, joining 12, convolving with 3^3 to 12 channels of {size}^3": (
+            lambda: pyramid.convolve_joined(layer, coarse, fine),
+            lambda: layer(torch.cat([trilinear(coarse), fine], dim=1)),
+        ),
+    }
+    print("| from level to level | own, s | torch, s | own / torch |\n|---|---|---|---|")
+    for name, (own, torchs) in pairs.items():
+        with torch.inference_mode():
+            seconds = alternated({"own": own, "torch": torchs}, runs)
+        print(f"| {name} | {seconds['own']:.3f} | {seconds['torch']:.3f} | {seconds['own'] / seconds['torch']:.2f} |")
+
+
+def floor_table(size, runs):
+    """What a cube through the mixed network costs by kind of operation, and the least that it could on this machine.
+
+    The least is the larger of two: its multiplications at the rate of a large matrix product, and the bytes of its operands
+    and results, once each, at the rate of a large copy.
+    """
+    rate, copying = matrix_rate(), copy_rate()
+    print(f"Matrix products of 1024^3 in float32: {rate / 1e9:.0f} GMAC/s; copies of 256 MiB: {copying / 1e9:.1f} GB/s\n")
+    run = inference("mixed", "fast", size)
+    run()
+    counters = [Counter() for _ in range(runs)]
+    for counter in counters:
+        with counter:
+            run()
+    print("| mixed, kind of operation | calls | GMAC | GB | least, s | measured, s | share |\n|---|---|---|---|---|---|---|")
+    rows = []
+    for name, (calls, macs, moved, _) in counters[0].kinds.items():
+        measured = statistics.median(counter.kinds[name][3] for counter in counters)
+        rows.append((name, calls, macs / 1e9, moved / 1e9, max(macs / rate, moved / copying), measured))
+    rows.sort(key=lambda row: -row[5])
+    rows = [*(row for row in rows if row[5] >= 0.01), total("others", [row for row in rows if row[5] < 0.01]), total("all", rows)]
+    for name, calls, macs, moved, least, measured in rows:
+        print(f"| {name} | {calls} | {macs:.1f} | {moved:.2f} | {least:.2f} | {measured:.2f} | {least / measured:.2f} |")
+
+
+def total(name, rows):
+    return name, *(sum(row[i] for row in rows) for i in range(1, 6))
+
+
+class Counter(TorchDispatchMode):
+    """Counts what is computed: `kinds`, from an operation's name to its calls, multiplications, bytes and seconds.
+
+    Views are left out.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = defaultdict(lambda: [0, 0, 0, 0.0])
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        began = clock()
+        result = func(*args, **(kwargs or {}))
+        seconds = clock() - began
+        if not func.is_view:
+            name = func.overloadpacket.__name__
+            tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)}
+            moved = sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors.values())
+            row = self.kinds[KINDS.get(name, name)]
+            for i, value in enumerate((1, multiplications(name, args, result), moved, seconds)):
+                row[i] += value
+        return result
+
+
+def multiplications(name, args, result):
+    if name.startswith("conv"):
+        return result.numel() * args[1][0].numel()
+    if name in ("mm", "bmm", "matmul"):
+        return result.numel() * args[0].shape[-1]
+    return result.numel() * args[1].shape[-1] if name.startswith("baddbmm") else 0
+
+
+# Operations that are one kind.
+KINDS = {
+    **dict.fromkeys(("conv3d", "convolution"), "convolutions"),
+    **dict.fromkeys(("mm", "bmm", "matmul", "baddbmm", "baddbmm_"), "matrix products"),
+    **dict.fromkeys(("copy_", "clone", "cat", "pad", "constant_pad_nd", "contiguous", "stack", "reshape", "flatten"), "copies"),
+    **dict.fromkeys(("add", "add_", "relu_", "maximum", "lerp"), "sums, maxima, interpolations"),
+}
 
 
 def print_rows(name, seconds, peaks):
@@ -236,6 +338,17 @@ def matrix_rate():
         a @ a
         times.append(clock() - began)
     return 1024**3 / min(times)
+
+
+def copy_rate():
+    """Bytes a second that a large copy reads and writes, the best of several."""
+    a, b = torch.randn(2**26), torch.randn(2**26)
+    times = []
+    for _ in range(10):
+        began = clock()
+        b.copy_(a)
+        times.append(clock() - began)
+    return 2 * a.numel() * a.element_size() / min(times)
 
 
 def alternated(sides, runs):
