@@ -316,7 +316,7 @@ def spatial_layers(network, size):
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1
     ]
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode large layers are done in slabs
         network(torch.rand(1, 1, size, size, size))
     for hook in hooks:
         hook.remove()
