@@ -37,8 +37,6 @@ class Augmentation:
         wide_blur: probability of a Gaussian blur of up to 2 voxels (standard deviation).
         ghosts: probability of ghosts: every 4th to 10th plane of k-space along one axis weakened, down to nothing.
         spike: probability of stripes from one spike in k-space, up to the mean intensity of tissue.
-        elastic: largest displacement, voxels, of the control points of a smooth deformation; those of an image are drawn up to
-            a random share of it.
     """
 
     probability: float = 0.8
@@ -60,26 +58,19 @@ class Augmentation:
     wide_blur: float = 0.0
     ghosts: float = 0.0
     spike: float = 0.0
-    elastic: float = 0.0
 
-
-# Voxels between the control points of an elastic deformation.
-CONTROL_SPACING = 24
 
 _SCANNER = Augmentation(
     rotation=20.0, tilt=15.0, scale=(0.85, 1.15), flip=0.5, contrast=0.4, noise=0.1, curved_bias=0.3, blur=0.2,
     slices=0.2, cut=0.1, bare=0.6, collar=0.35, collar_width=(0.0, 5.0),
 )
-_ARTEFACTS = replace(_SCANNER, wide_blur=0.12, ghosts=0.12, spike=0.12)
 AUGMENTATIONS = {
     "paper": Augmentation(),
     "strong": Augmentation(tilt=10.0, flip=0.5, contrast=0.3, bias=0.3, noise=0.06),
     # For scans of many scanners, extracted by other programs.
     "scanner": _SCANNER,
     # For scans that went wrong, too.
-    "artefacts": _ARTEFACTS,
-    # For brains of other shapes than the few that there are to learn from.
-    "elastic": replace(_ARTEFACTS, elastic=16.0),
+    "artefacts": replace(_SCANNER, wide_blur=0.12, ghosts=0.12, spike=0.12),
     # For finding the brain in a whole field of view.
     "field": Augmentation(
         probability=1.0, rotation=20.0, tilt=20.0, shift=0.15, scale=(0.5, 1.1), flip=0.5, contrast=0.4, noise=0.1,
@@ -109,11 +100,10 @@ def augment(image, labels, settings, generator, patch=None, head=None):
     if patch is not None:
         room = (size - torch.tensor(output)) / 2
         offset = offset + matrix @ (_uniform(generator, 3) * room)
-    bending = _smooth_field(output, settings.elastic, generator) if settings.elastic else None
-    inside = _sample(image, matrix, offset, output, "bilinear", bending)
-    labels = _sample(labels, matrix, offset, output, "nearest", bending).to(torch.uint8)
+    inside = _sample(image, matrix, offset, output, "bilinear")
+    labels = _sample(labels, matrix, offset, output, "nearest").to(torch.uint8)
     if head is not None:
-        head = torch.stack([_sample(part, matrix, offset, output, "nearest", bending) for part in head])
+        head = torch.stack([_sample(part, matrix, offset, output, "nearest") for part in head])
         inside = add_head(inside, head, settings, generator)
     return _change_intensity(*_cut(inside, labels, settings, generator), settings, generator)
 
@@ -154,37 +144,15 @@ def _rotation(first, second, angle):
     return matrix
 
 
-def _smooth_field(output, largest, generator):
-    """Random displacements, (D, H, W, 3) voxels along z, y and x: a cubic B-spline of control points some voxels apart."""
-    bases = [_spline_basis(n) for n in output]
-    largest = largest * torch.rand((), generator=generator, dtype=torch.float64)
-    points = largest * _uniform(generator, *(basis.shape[1] for basis in bases), 3)
-    field = points.float()
-    for pattern, basis in zip(("xk,ijkc->ijxc", "yj,ijxc->iyxc", "zi,iyxc->zyxc"), reversed(bases)):
-        field = torch.einsum(pattern, basis, field)
-    return field
-
-
-def _spline_basis(n):
-    """Weights of control points (columns) in n voxels (rows)."""
-    place = torch.arange(n)[:, None] / CONTROL_SPACING
-    distance = (place + 1 - torch.arange(-(-n // CONTROL_SPACING) + 3)).abs()
-    near = 2 / 3 - distance**2 * (1 - distance / 2)
-    return near.where(distance < 1, (2 - distance).clamp(min=0) ** 3 / 6)
-
-
-def _sample(image, matrix, offset, output, mode, bending=None):
-    """An image at matrix @ (index - output centre) + offset + bending + image centre, 0 outside."""
+def _sample(image, matrix, offset, output, mode):
+    """An image at matrix @ (index - output centre) + offset + image centre, 0 outside."""
     size = torch.tensor(image.shape, dtype=torch.float64)
     # grid_sample counts from -1 to 1 over the voxels' edges, and its last axis runs x, y, z.
     theta = matrix * torch.tensor(output) / size[:, None]
     theta = torch.cat([theta, (2 * offset / size)[:, None]], dim=1)
     theta = theta.flip(0)
     theta = torch.cat([theta[:, :3].flip(1), theta[:, 3:]], dim=1)
-    where = functional.affine_grid(theta[None].float(), [1, 1, *output], align_corners=False)
-    if bending is not None:
-        where = where + (bending * (2 / size).float()).flip(-1)
-    where = where.to(image.device)
+    where = functional.affine_grid(theta[None].float(), [1, 1, *output], align_corners=False).to(image.device)
     return functional.grid_sample(image[None, None].float(), where, mode=mode, align_corners=False)[0, 0]
 
 

@@ -1,14 +1,10 @@
 """Random changes of training images."""
 
 import numpy as np
-import pytest
 import SimpleITK
 import torch
 
-from GaborSegLib.augmentation import (
-    AUGMENTATIONS, CONTROL_SPACING, Augmentation, _ghosts, _sample, _smooth_field, _spatial_change, _spike, _spline_basis,
-    augment,
-)
+from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation, _ghosts, _sample, _spatial_change, _spike, augment
 from GaborSegLib.dataset import generator
 
 
@@ -154,33 +150,3 @@ def test_artefacts_leave_the_background_in_half_of_the_images():
     settings = Augmentation(probability=0.0, spike=1.0)
     kept = [not augment(image, image, settings, generator(seed))[0][0].any() for seed in range(40)]
     assert 10 <= sum(kept) <= 30  # three standard deviations
-
-
-def test_elastic_field_is_a_cubic_b_spline():
-    """Beside SciPy's; no control point moves further than it may."""
-    interpolate = pytest.importorskip("scipy.interpolate")
-    basis = _spline_basis(50)
-    knots = CONTROL_SPACING * (torch.arange(basis.shape[1] + 4) - 3).double().numpy()
-    for column in range(basis.shape[1]):
-        spline = interpolate.BSpline(knots, torch.eye(basis.shape[1])[column].numpy(), 3)
-        torch.testing.assert_close(basis[:, column], torch.from_numpy(spline(range(50))).float(), rtol=0, atol=1e-6)
-    field = _smooth_field([20, 30, 50], 4.0, generator(0))
-    assert field.shape == (20, 30, 50, 3) and 0.1 < field.abs().max() <= 4
-
-
-def test_elastic_deformation_moves_what_it_says():
-    """An image of its own coordinates shows where each voxel came from, labels as well as intensities."""
-    settings = Augmentation(probability=0, elastic=6.0)
-    place = torch.arange(40, dtype=torch.float32)
-    drawn = generator(3)
-    _spatial_change(settings, torch.tensor([40.0, 40, 40], dtype=torch.float64), drawn, shift=True)
-    field = _smooth_field([40] * 3, settings.elastic, drawn)
-    assert field.abs().max() > 1
-    inside = (slice(8, 32),) * 3
-    for axis in range(3):
-        shape = [-1 if i == axis else 1 for i in range(3)]
-        image = place.view(shape).expand(40, 40, 40)
-        moved, labels = augment(image, image.to(torch.uint8), settings, generator(3))
-        expected = (image + field[..., axis])[inside]
-        torch.testing.assert_close(moved[inside], expected, rtol=0, atol=1e-4)
-        assert (labels[inside] - expected).abs().max() <= 0.5 + 1e-4
