@@ -169,7 +169,7 @@ class SegmentationNetwork(nn.Module):
             x = block(x if level == 0 else pyramid.max_pool(x))
             skips.append(x)
         x = skips.pop()
-        result = functional.conv3d(x, self.outputs[-1].weight)
+        result = self.outputs[-1](x)
         for level in reversed(range(len(self.up))):
             x = self.up[level](skips.pop(), x)
             result = pyramid.add_projection(pyramid.upsample(result), x, self.outputs[level].weight)

@@ -68,9 +68,9 @@ START = {"gabor": "mixed"}
 # The stage (from 1) after which a variant goes on from the mean of that stage's weights and those of the stage before. For the
 # conventional kernels, of shares of 0, 0.3, 0.5, 0.7 and 1 of the last stage (all on the validation scans, not mirrored) 0.3
 # and 0.5 did best, by 0.001. For the mixed ones the mean has 0.860 at 1 mm where the stage with artefacts has 0.858; that
-# stage alone loses less to artefacts. Three more mixed stages of 12 to 14 epochs on 112^3 from there (artefacts; artefacts with more of
-# the heads near the brain; with elastic deformations of up to 8 voxels, not kept in the code) ended below where they began, 0.860, 0.859 and 0.857 against
-# 0.863 on the cube without the mirror image, and so did means with them (0.861 to 0.862).
+# stage alone loses less to artefacts. Three more mixed stages from there, of 12 to 14 epochs on 112^3 (artefacts; artefacts with
+# more of the heads near the brain; with elastic deformations of up to 8 voxels, not kept in the code), ended below where they
+# began, 0.860, 0.859 and 0.857 against 0.863 on the cube without the mirror image; so did means with them (0.861 to 0.862).
 AVERAGED = {"conventional": 3, "mixed": 5}
 GPU = (
     "--augmentation artefacts --find-brain --grid-size 144 --epochs 300 --decay 0.3 --validate-every 5 --workers 8 "

@@ -14,7 +14,7 @@ from test_gabor import direct, random_parameters
 from GaborSegLib import gabor
 
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds for Linux")
-fused = pytest.importorskip("GaborSegLib.fused")
+from GaborSegLib import fused  # noqa: E402, after what it needs was looked for
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process of test_in_the_interpreter")
