@@ -28,6 +28,9 @@ KEPT = 4.0
 THINNEST = 6.0
 # A scan with less in it than this, mL, is a brain that was extracted already: heads are twice as large and more.
 LARGEST_BRAIN = 2000
+# What was found is not believed if it is smaller than this, mL, where the shortest side of the field of view, mm, is at least
+# as long as a brain is high: ghosts of an extracted brain can look like a head, and hide its cerebellum.
+SMALLEST_BRAIN, BRAIN_HEIGHT = 600, 120
 # Of the mean of tissue: what is darker, averaged over 3^3 voxels, is background or its noise.
 TISSUE_LEVEL = 0.35
 
@@ -48,6 +51,12 @@ class Brain:
     grid: Grid
     mask: torch.Tensor
     is_extracted: bool = False
+
+    @property
+    def is_believable(self):
+        """False if a whole brain would have been in the field of view, and only a part was found."""
+        field = min(self.grid.turned_shape * self.grid.turned_spacing)
+        return field < BRAIN_HEIGHT or float(self.mask.sum()) * self.grid.spacing**3 / 1000 >= SMALLEST_BRAIN
 
     def grid_for(self, size):
         """The cube to look for structures in: over the whole scan, or closer if the brain would be small in that."""
@@ -76,7 +85,7 @@ def find_brain(array, affine, device="cpu"):
         device: of torch, to compute on.
 
     Returns:
-        `Brain`, or None if there is none.
+        `Brain`, or None if there is none, or only what cannot be all of it.
     """
     network, card = _network(str(device))
     grid = Grid(array.shape, affine, card["grid_size"])
@@ -91,12 +100,12 @@ def find_brain(array, affine, device="cpu"):
             mask = cube_scores(network, cube.to(device), card["field"])[1].cpu() > 0.5
         found = largest_component(_opened(mask.numpy(), THINNEST / grid.spacing))
         if not found.any():
-            return brain
+            break
         low, high = _corners(found, grid)
         brain = Brain(low, high, grid, torch.from_numpy(found).float())
         margin = 0.15 * (high - low)
         grid = Grid(grid.shape, grid.affine, grid.size, tuple(low - margin), tuple(high + margin))
-    return brain
+    return brain if brain is not None and brain.is_believable else None
 
 
 def _extracted(cube, grid):

@@ -60,6 +60,16 @@ def test_an_extracted_brain_is_found_without_a_network_and_left_as_it_is():
     assert brain.extract(cube, grid) is cube
 
 
+def test_a_part_of_a_brain_is_believed_only_where_no_more_was_in_view():
+    """512 and 1,200 mL in a cube of 200 mm; 512 mL in a slab of 80 mm."""
+    part, _ = brain_in((200, 200, 200), (60, 60, 60), (139, 139, 139), size=100)
+    whole, _ = brain_in((200, 200, 200), (40, 40, 50), (159, 149, 149), size=100)
+    slab, _ = brain_in((200, 200, 80), (60, 60, 0), (139, 139, 79), size=100)
+    assert not part.is_believable
+    assert whole.is_believable
+    assert slab.is_believable
+
+
 def test_between_cubes_agrees_with_simpleitk():
     affine = np.diag([1.0, 1.5, 2.0, 1.0])
     first = Grid((40, 44, 36), affine, 24)
