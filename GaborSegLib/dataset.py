@@ -21,7 +21,7 @@ from .sources import find_data
 __all__ = ["find_data", "read_case", "prepare", "load_prepared", "TrainingImages", "generator", "seed_of"]
 
 # Goes into the key of prepared scans: raise it when their content changes.
-PREPARATION = 2
+PREPARATION = 3
 
 
 def read_case(case, table):
