@@ -26,11 +26,10 @@ SMALLEST_BRAIN_SHARE = 0.8
 KEPT = 4.0
 # What is thinner than twice this, mm, is no brain: muscles and skin that a mask runs out into.
 THINNEST = 6.0
-# A scan with less in it than this, mL, is a brain that was extracted already: heads are twice as large and more.
-LARGEST_BRAIN = 2000
-# What was found is not believed if it is smaller than this, mL, where the shortest side of the field of view, mm, is at least
-# as long as a brain is high: ghosts of an extracted brain can look like a head, and hide its cerebellum.
-SMALLEST_BRAIN, BRAIN_HEIGHT = 600, 120
+# Adult brains lie well between these, mL. A scan with less in it than the largest has is a brain that was extracted already:
+# heads are twice as large and more. What was found is not believed if it is less than the smallest, where the shortest side of the
+# field of view, mm, holds a whole brain: ghosts of an extracted brain can look like a head, and hide its cerebellum.
+SMALLEST_BRAIN, LARGEST_BRAIN, BRAIN_HEIGHT = 600, 2000, 120
 # Of the mean of tissue: what is darker, averaged over 3^3 voxels, is background or its noise.
 TISSUE_LEVEL = 0.35
 

@@ -9,7 +9,7 @@ import torch
 from . import __version__
 from .errors import GaborSegError, WeightsError
 from .events import silent
-from .finder import find_brain, largest_component
+from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
 from .gabor import bake_kernels
 from .grid import Grid, normalise
 from .images import Image, check_image, read_image, write_label_map
@@ -19,9 +19,6 @@ from .structures import named_structures, paper_structures
 from .timing import Timer
 from .volumes import structure_volumes, write_volumes
 from .weights import bundled_weights, load_weights
-
-# All nineteen structures together, mL: adult brains lie well between these.
-SMALLEST_BRAIN, LARGEST_BRAIN = 600, 2000
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Options:
         epochs: passes over the training scans.
         batch_size: images a step in each process. It takes time and no memory. A run may be resumed with another number
             of processes if the images a step stay as many.
-        augmentation: `paper`, `strong` or `none`.
+        augmentation: a key of `augmentation.AUGMENTATIONS`.
         patch: edge of the random cubes trained on, a multiple of 16; whole images if None.
         decay: share of the steps, at the end, over which the learning rate falls to zero along a cosine.
         validate_every: epochs from one validation to the next.
