@@ -96,7 +96,7 @@ def find_brain(array, affine, device="cpu"):
         if look:
             cube = normalise(grid.image_to_cube(array))
         with torch.inference_mode():
-            mask = cube_scores(network, cube.to(device), card["field"])[1].cpu() > 0.5
+            mask = cube_scores(network, cube.to(device), card["field"])[0].cpu() < 0.5  # all that is not background
         found = largest_component(_opened(mask.numpy(), THINNEST / grid.spacing))
         if not found.any():
             break

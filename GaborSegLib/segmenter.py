@@ -62,6 +62,12 @@ class Segmentation:
         title = title or Path(facts["scan"]).name
         write_overview(path, image.array, self.labels, self.affine, self.structures, title, caption, self.volumes)
 
+# Said where `find_brain` finds nothing that it believes.
+NO_BRAIN = (
+    "no whole brain was found in the field of view, so nothing around it was taken away; look at the result, and if it is "
+    "wrong, remove the skull first"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -138,6 +144,8 @@ class Segmenter:
         if self.card.get("find_brain"):
             with timer("Finding the brain"):
                 brain = find_brain(image.array, image.affine, self.device)
+            if brain is None:
+                report({"event": "warning", "message": f"{image.name}: {NO_BRAIN}"})
         with timer("Resampling to the cube"):
             if brain is not None:
                 grid = brain.grid_for(grid.size)

@@ -176,6 +176,18 @@ def test_the_cube_lies_over_the_brain_that_was_found(tiny_weights, tmp_path, mon
     assert 2 * (truth & (result.labels == 1)).sum() / (truth.sum() + (result.labels == 1).sum()) > 0.95
 
 
+def test_where_no_whole_brain_is_found_all_of_the_scan_is_shown_and_that_is_said(tiny_weights, tmp_path, monkeypatch):
+    opened = load_weights(tiny_weights)
+    save_weights(tmp_path / "extracted.safetensors", opened.network, {**opened.card, "find_brain": True})
+    monkeypatch.setattr(module, "find_brain", lambda array, affine, device: None)
+    for path, warned in ((tmp_path / "extracted.safetensors", True), (tiny_weights, False)):
+        events = []
+        result = Segmenter(path, "cpu").segment(Image(bright_scan(), np.eye(4)), events.append)
+        warnings = [event["message"] for event in events if event["event"] == "warning"]
+        assert any("no whole brain was found" in message for message in warnings) == warned
+        assert result.provenance["cube_spacing_mm"] == pytest.approx(120 / 32)
+
+
 def test_stray_parts_are_taken_away_from_a_brain_and_not_from_other_structures(tiny_weights, tmp_path, monkeypatch):
     opened = load_weights(tiny_weights)
     nuclei = [f"Nucleus {i}" for i in range(1, 20)]
