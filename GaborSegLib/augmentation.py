@@ -36,7 +36,8 @@ class Augmentation:
         collar_width: how near, from and to, voxels.
         wide_blur: probability of a Gaussian blur of up to 2 voxels (standard deviation).
         ghosts: probability of ghosts: every 4th to 10th plane of k-space along one axis weakened, down to nothing.
-        spike: probability of stripes from one spike in k-space, up to the mean intensity of tissue.
+        spike: probability of stripes from one spike in k-space, up to 1.5 times the mean intensity of tissue.
+        mild: probability that `MILD` is taken in the place of all this.
     """
 
     probability: float = 0.8
@@ -58,11 +59,17 @@ class Augmentation:
     wide_blur: float = 0.0
     ghosts: float = 0.0
     spike: float = 0.0
+    mild: float = 0.0
 
 
 _SCANNER = Augmentation(
     rotation=20.0, tilt=15.0, scale=(0.85, 1.15), flip=0.5, contrast=0.4, noise=0.1, curved_bias=0.3, blur=0.2,
     slices=0.2, cut=0.1, bare=0.6, collar=0.35, collar_width=(0.0, 5.0),
+)
+# A good scan, well extracted and well placed.
+MILD = Augmentation(
+    rotation=12.0, tilt=8.0, scale=(0.93, 1.07), flip=0.5, contrast=0.2, noise=0.03, curved_bias=0.15, bare=0.85,
+    collar=0.15, collar_width=(0.0, 3.0),
 )
 AUGMENTATIONS = {
     "paper": Augmentation(),
@@ -71,10 +78,13 @@ AUGMENTATIONS = {
     "scanner": _SCANNER,
     # For scans that went wrong, too.
     "artefacts": replace(_SCANNER, wide_blur=0.12, ghosts=0.12, spike=0.12),
-    # For finding the brain in a whole field of view.
+    # For scans that went wrong, too, and as many good ones.
+    "balanced": replace(_SCANNER, wide_blur=0.15, ghosts=0.15, spike=0.2, mild=0.5),
+    # For finding the brain in a whole field of view: with cubes of 96^3 from 144^3, voxels of 1.7 to 4 mm.
     "field": Augmentation(
-        probability=1.0, rotation=20.0, tilt=20.0, shift=0.15, scale=(0.5, 1.1), flip=0.5, contrast=0.4, noise=0.1,
-        curved_bias=0.4, blur=0.2, slices=0.2, cut=0.2, bare=0.2, collar=0.1, collar_width=(0.0, 10.0),
+        probability=1.0, rotation=20.0, tilt=20.0, scale=(0.37, 0.88), flip=0.5, contrast=0.4, noise=0.1,
+        curved_bias=0.4, blur=0.2, slices=0.2, cut=0.2, bare=0.15, collar=0.1, collar_width=(0.0, 10.0),
+        wide_blur=0.12, ghosts=0.15, spike=0.12,
     ),
     "none": Augmentation(probability=0.0),
 }
@@ -94,18 +104,20 @@ def augment(image, labels, settings, generator, patch=None, head=None):
     Returns:
         (image, labels) of the size (D, H, W), or of patch^3; outside of the image both are 0.
     """
+    if float(torch.rand((), generator=generator)) < settings.mild:
+        settings = MILD
     size = torch.tensor(image.shape, dtype=torch.float64)
     output = [min(patch or s, s) for s in image.shape]
     matrix, offset = _spatial_change(settings, size, generator, shift=patch is None)
     if patch is not None:
         room = (size - torch.tensor(output)) / 2
         offset = offset + matrix @ (_uniform(generator, 3) * room)
-    inside = _sample(image, matrix, offset, output, "bilinear")
-    labels = _sample(labels, matrix, offset, output, "nearest").to(torch.uint8)
     if head is not None:
-        head = torch.stack([_sample(part, matrix, offset, output, "nearest") for part in head])
-        inside = add_head(inside, head, settings, generator)
-    return _change_intensity(*_cut(inside, labels, settings, generator), settings, generator)
+        # Before all is interpolated: else the brain alone would be smooth, and tell itself from the rest by that.
+        image = add_head(image, head, settings, generator)
+    image = _sample(image, matrix, offset, output, "bilinear")
+    labels = _sample(labels, matrix, offset, output, "nearest").to(torch.uint8)
+    return _change_intensity(*_cut(image, labels, settings, generator), settings, generator)
 
 
 def _uniform(generator, *shape):
@@ -233,7 +245,7 @@ def _spoil(image, settings, generator):
         spoilt = _ghosts(spoilt, int(3 * axis), every, int(first * every), strength)
     if chances[2] < settings.spike:
         frequency = 0.5 * _uniform(generator, 3)
-        spoilt = _spike(spoilt, frequency, *torch.rand(2, generator=generator).tolist())
+        spoilt = _spike(spoilt, frequency, *(torch.rand(2, generator=generator) * torch.tensor([1.5, 1.0])).tolist())
     return spoilt.where(image != 0, 0) if spoilt is not image and chances[3] < 0.5 else spoilt
 
 
@@ -248,7 +260,7 @@ def _ghosts(image, axis, every, first, strength):
 
 
 def _spike(image, frequency, height, phase):
-    """A wave of a frequency (cycles per voxel along z, y and x) added; its phase in turns."""
+    """A wave of a frequency (cycles per voxel along z, y and x) and a height added; its phase in turns."""
     lines = [f * torch.arange(n, dtype=torch.float64) for f, n in zip(frequency, image.shape)]
     turns = lines[0][:, None, None] + lines[1][:, None] + lines[2] + phase
     return image + height * torch.cos(2 * math.pi * turns).to(image.device, image.dtype)

@@ -136,7 +136,8 @@ class TrainingImages(torch.utils.data.Dataset):
             head = np.load(heads[int(torch.randint(len(heads), (), generator=random))])
             head = torch.from_numpy(head).to(image.device)
         image, labels = augment(image, labels, self.settings, random, self.patch, head)
-        return image[None], labels
+        # As a scan is before it is segmented: neither noise nor stripes are below 0 there, and both change the mean.
+        return normalise(image)[None], labels
 
 
 def generator(*numbers):

@@ -271,6 +271,6 @@ def normalise(cube):
     voxels (vessels, spikes) do not matter.
     """
     cube = cube.float().clamp(min=0)
-    threshold = 0.1 * np.percentile(cube.numpy(), 99)
+    threshold = 0.1 * np.percentile(cube.cpu().numpy(), 99)
     foreground = cube[cube > threshold]
     return (cube / foreground.mean()).clamp(max=10) if foreground.numel() else cube

@@ -141,23 +141,26 @@ def add_head(image, head, settings, generator):
 
     Args:
         image: (D, H, W), the mean of the brain about 1, zero outside of it.
-        head: codes and distances, (2, D, H, W), at the same places.
+        head: codes and distances, (2, S, S, S), around the same middle.
         settings: an `augmentation.Augmentation`.
         generator: CPU `torch.Generator`.
 
     Returns:
-        (D, H, W).
+        The image itself, or (S, S, S).
     """
-    chance, width, brightness = torch.rand(3, generator=generator).tolist()
-    codes, distance = head
-    tissue = show_tissues(codes, generator)
+    chance, width, brightness, grain = torch.rand(4, generator=generator).tolist()
     if chance < settings.bare:
         return image
+    codes, distance = head
+    tissue = show_tissues(codes, generator)
+    # Scans have noise and fine texture, in the brain as elsewhere.
+    tissue *= 1 + 0.15 * grain * torch.randn(tissue.shape, generator=generator).to(tissue.device)
     if chance < settings.bare + settings.collar:
         low, high = settings.collar_width
         tissue = tissue * (distance <= low + (high - low) * width)
+    pad = (codes.shape[0] - image.shape[0]) // 2
     # What is not background in a head is brighter or darker than in a brain, and the mean of that is made 1.
-    return (image + tissue) * math.exp(0.6 * (brightness - 0.5))
+    return (functional.pad(image, [pad] * 6) + tissue) * math.exp(0.6 * (brightness - 0.5))
 
 
 def show_tissues(codes, generator):

@@ -57,11 +57,21 @@ def test_the_scan_itself_stays_as_it_is():
 
 def test_what_is_shown_depends_on_the_generator_alone():
     image, labels = made_scan()
-    head = torch.from_numpy(build_head(image, labels, made_head()))[:, 8:-8, 8:-8, 8:-8]
+    head = torch.from_numpy(build_head(image, labels, made_head()))
     shown = [add_head(torch.from_numpy(image), head, Augmentation(bare=0.5), generator(seed)) for seed in (1, 1, 2, 3, 4, 5, 6, 7)]
     assert torch.equal(shown[0], shown[1])
-    outside = [bool(one[~torch.from_numpy(labels > 0)].any()) for one in shown[1:]]
-    assert any(outside) and not all(outside)  # with and without surroundings
+    assert {one.shape for one in shown} == {(32, 32, 32), (48, 48, 48)}  # without and with surroundings
+
+
+def test_the_brain_lies_in_its_head_where_it_was_in_the_scan():
+    image, labels = (torch.from_numpy(array) for array in made_scan())
+    head = torch.from_numpy(build_head(image.numpy(), labels.numpy(), made_head()))
+    still = Augmentation(probability=0.0)
+    shown, _ = augment(image, labels, still, generator(4), head=head)
+    deep = torch.from_numpy(ball(48, (24, 23, 25), 6))[8:-8, 8:-8, 8:-8]
+    factor = shown[deep] / image[deep]
+    assert torch.allclose(factor, factor[0], atol=1e-5) and 0.74 < factor[0] < 1.36
+    assert shown[~(labels > 0)].any()
 
 
 def test_training_images_with_heads_have_the_labels_of_the_scan():
