@@ -80,11 +80,10 @@ AUGMENTATIONS = {
     "artefacts": replace(_SCANNER, wide_blur=0.12, ghosts=0.12, spike=0.12),
     # For scans that went wrong, too, and as many good ones.
     "balanced": replace(_SCANNER, wide_blur=0.15, ghosts=0.15, spike=0.2, mild=0.5),
-    # For finding the brain in a whole field of view: with cubes of 96^3 from 144^3, voxels of 1.7 to 4 mm.
+    # For finding the brain in a whole field of view.
     "field": Augmentation(
-        probability=1.0, rotation=20.0, tilt=20.0, scale=(0.37, 0.88), flip=0.5, contrast=0.4, noise=0.1,
-        curved_bias=0.4, blur=0.2, slices=0.2, cut=0.2, bare=0.15, collar=0.1, collar_width=(0.0, 10.0),
-        wide_blur=0.12, ghosts=0.15, spike=0.12,
+        probability=1.0, rotation=20.0, tilt=20.0, shift=0.15, scale=(0.5, 1.1), flip=0.5, contrast=0.4, noise=0.1,
+        curved_bias=0.4, blur=0.2, slices=0.2, cut=0.2, bare=0.2, collar=0.1, collar_width=(0.0, 10.0),
     ),
     "none": Augmentation(probability=0.0),
 }

@@ -13,12 +13,11 @@ import torch
 from torch.nn import functional
 
 from .grid import Grid, normalise
+from .network import cube_scores
 from .structures import resource_path
 from .weights import load_weights, read_card
 
 WEIGHTS = "Weights/brain.safetensors"
-# Edge of the cube that the network looks at, voxels.
-SIZE = 96
 # In the training scans, which are cropped to the brain, the brain takes this share of the cube's edge.
 BRAIN_SHARE = 0.87
 # If it takes less than this in the cube over the whole scan, a closer one is laid over it.
@@ -87,8 +86,8 @@ def find_brain(array, affine, device="cpu"):
     Returns:
         `Brain`, or None if there is none, or only what cannot be all of it.
     """
-    network = _network(str(device))
-    grid = Grid(array.shape, affine, SIZE)
+    network, card = _network(str(device))
+    grid = Grid(array.shape, affine, card["grid_size"])
     cube = normalise(grid.image_to_cube(array))
     brain = _extracted(cube, grid)
     if brain is not None:
@@ -97,7 +96,7 @@ def find_brain(array, affine, device="cpu"):
         if look:
             cube = normalise(grid.image_to_cube(array))
         with torch.inference_mode():
-            mask = network(cube.to(device)[None, None])[0, 0].cpu() < 0.5  # all that is not background
+            mask = cube_scores(network, cube.to(device), card["field"])[0].cpu() < 0.5  # all that is not background
         found = largest_component(_opened(mask.numpy(), THINNEST / grid.spacing))
         if not found.any():
             break
@@ -119,7 +118,8 @@ def _extracted(cube, grid):
 
 @lru_cache(maxsize=2)
 def _network(device):
-    return load_weights(resource_path(WEIGHTS)).network.to(device)
+    opened = load_weights(resource_path(WEIGHTS))
+    return opened.network.to(device), opened.card
 
 
 def checksum():

@@ -47,7 +47,7 @@ LARGER_CUBES = (
 )
 IN_HEADS = "--augmentation scanner --find-brain --dropout 0 --decay 1"
 WITH_ARTEFACTS = IN_HEADS.replace("scanner", "artefacts")
-IN_FIELD = "--augmentation field --grid-size 144 --patch 96 --base-channels 4 --dropout 0 --decay 0.6 --epochs 40"
+BALANCED = IN_HEADS.replace("scanner", "balanced")
 CPU = {
     "conventional": (
         CUBES,
@@ -61,6 +61,9 @@ CPU = {
         f"{IN_HEADS} --patch 96 --grid-size 144 --epochs 22 --lr 8e-4 --validate-every 11 --seed 3",
         f"{IN_HEADS} --patch 112 --grid-size 144 --epochs 13 --lr 6e-4 --validate-every 7 --seed 5",
         f"{WITH_ARTEFACTS} --patch 112 --grid-size 144 --epochs 16 --lr 6e-4 --validate-every 8 --seed 8",
+        # The bundled weights had six more epochs at the constant rate before, ended to change how heads are shown; all stages
+        # above were run before head and brain were interpolated together.
+        f"{BALANCED} --patch 112 --grid-size 144 --epochs 24 --lr 7e-4 --decay 0.6 --validate-every 12 --seed 14",
     ),
     # From the bundled mixed weights, to whose conventional kernels the Gabor kernels of the finest levels are fitted. (The
     # bundled Gabor weights began with the mixed ones of stage 4.)
@@ -69,11 +72,13 @@ CPU = {
         f"{WITH_ARTEFACTS} --patch 112 --grid-size 144 --epochs 6 --lr 4e-4 --validate-every 6 --seed 9",
     ),
 }
-# The finder. (The bundled one's first stage was another: 20 and 16 epochs, with heads that were not interpolated with the brain.)
+# The finder. The bundled one was trained so, but with heads that were not interpolated together with the brain, and with
+# the whole brain as one label. One that was trained further with heads that are (96 epochs, the last 80 on cubes of 96^3 from a
+# grid of 144^3) found brains in built heads better, Dice 0.947 in the place of 0.870, but took muscles beside the temporal
+# lobes of the one real head for brain.
 BRAIN = (
-    f"{IN_FIELD} --lr 2e-3 --validate-every 20 --seed 1",
-    f"{IN_FIELD} --lr 1e-3 --validate-every 20 --seed 1",
-    f"{IN_FIELD} --lr 8e-4 --validate-every 20 --seed 1",
+    "--augmentation field --grid-size 96 --base-channels 4 --dropout 0 --epochs 20 --lr 2e-3 --decay 0.6 --validate-every 5 "
+    "--seed 1"
 )
 START = {"gabor": "mixed"}
 # The stage (from 1) after which a variant goes on from the mean of that stage's weights and those of the stage before. For the
@@ -102,7 +107,8 @@ def main():
         write_cards()
         return
     if options.variant == "brain":
-        bundle_finder(options.bundle or train_finder(options.output, more), resource_path(finder.WEIGHTS))
+        weights = options.bundle or train_finder(options.output, more)
+        bundle_finder(weights, resource_path(finder.WEIGHTS))
     else:
         weights = options.bundle or train(options.variant, options.gpu, options.output, more)
         bundle(weights, resource_path("Weights") / f"{options.variant}.safetensors", options.average)
@@ -120,11 +126,8 @@ def train(variant, gpu, folder, more):
 
 
 def train_finder(folder, more):
-    """The same for the finder's weights."""
-    weights = None
-    for number, stage in enumerate(BRAIN, start=1):
-        weights = run_stage(f"brain-{number}", brains(folder / "brains"), "conventional", stage, weights, folder, more)
-    return weights
+    """Train what finds the brain; returns the path of its weights."""
+    return run_stage("brain", brains(folder / "brains"), "conventional", BRAIN, None, folder, more)
 
 
 def run_stage(name, data, variant, stage, weights, folder, more):
