@@ -1,5 +1,7 @@
 """Random changes of training images."""
 
+from dataclasses import replace
+
 import numpy as np
 import SimpleITK
 import torch
@@ -150,3 +152,11 @@ def test_artefacts_leave_the_background_in_half_of_the_images():
     settings = Augmentation(probability=0.0, spike=1.0)
     kept = [not augment(image, image, settings, generator(seed))[0][0].any() for seed in range(40)]
     assert 10 <= sum(kept) <= 30  # three standard deviations
+
+
+def test_about_half_of_balanced_images_are_hardly_changed():
+    """Here all others have a spike, which is seen in what was empty."""
+    empty = torch.zeros(16, 16, 16)
+    settings = replace(AUGMENTATIONS["balanced"], spike=1.0, noise=0.0)
+    spoilt = [float(augment(empty + 1e-6, empty, settings, generator(seed))[0].abs().max()) > 0.15 for seed in range(60)]
+    assert 15 <= sum(spoilt) <= 40

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from made import made_scan
 
 from GaborSegLib import cli
+from GaborSegLib.augmentation import AUGMENTATIONS
 from GaborSegLib.images import scans_in
 from GaborSegLib.segmenter import Segmenter
 from GaborSegLib.weights import load_weights, save_weights
@@ -301,3 +302,8 @@ def test_keeps_the_memory_that_it_freed():
     with_it = subprocess.run([*command, program.format("keep_freed_memory()")], capture_output=True, text=True, check=True)
     without = subprocess.run([*command, program.format("")], capture_output=True, text=True, check=True)
     assert int(without.stdout) < 2**26 < 2**27 < int(with_it.stdout)
+
+
+def test_every_augmentation_can_be_chosen():
+    for name in AUGMENTATIONS:
+        assert cli._parser().parse_args(["train", "data", "-o", "run", "--augmentation", name]).augmentation == name

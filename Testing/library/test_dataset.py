@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from GaborSegLib.augmentation import AUGMENTATIONS
+from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation
 from GaborSegLib.dataset import TrainingImages, find_data, load_prepared, prepare, read_case
 from GaborSegLib.errors import DataError
 
@@ -59,3 +59,14 @@ def test_an_epoch_shows_each_scan_once(data_set, tmp_path):
     epochs = [TrainingImages(stems, AUGMENTATIONS["none"], None, 0, epoch) for epoch in range(5)]
     assert all(sorted(epoch.order) == [0, 1, 2, 3, 4, 5] for epoch in epochs)
     assert len({tuple(epoch.order) for epoch in epochs}) > 1
+
+
+def test_training_images_are_normalised_as_scans_are(data_set, tmp_path):
+    """Noise and a spike leave values below 0, and another mean, behind."""
+    stems = prepare(find_data(data_set).cases[:1], find_data(data_set).table, tmp_path, size=32)
+    spoilt = Augmentation(probability=0.0, noise=0.5, spike=1.0)
+    for epoch in range(4):
+        image, _ = TrainingImages(stems, spoilt, None, 0, epoch)[0]
+        shown = image[image > 0.1 * np.percentile(image, 99)]
+        assert image.min() == 0
+        assert float(shown.mean()) == pytest.approx(1, abs=0.02)
