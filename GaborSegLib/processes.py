@@ -24,6 +24,8 @@ from .errors import GaborSegError, ToldElsewhere, TrainingError
 
 # How often a run is started again after one of its processes died.
 RESTARTS = 3
+# Seconds that a process waits before it ends with an error that may have begun in another one.
+OTHERS_WAIT = 10
 # Longer than any wait of one process for another, such as for scans to be prepared. A dead one is noticed at once.
 PATIENCE = timedelta(hours=6)
 # Exit statuses of a process that has said what was wrong, or was told to end; starting again would not help.
@@ -228,11 +230,12 @@ def _enter(work, restart):
     try:
         status = work(restart)
     except Exception:
-        # When one process dies, the others fail for want of it. The one that was first has to be seen first.
-        time.sleep(2)
+        # When one process dies, the others fail for want of it. The one that was first has to be seen first, and can take
+        # seconds to end; then these are ended without waiting any longer.
+        time.sleep(OTHERS_WAIT)
         raise
     if status and int(os.environ["RANK"]):
-        time.sleep(2)  # the first one tells the error, and is ended as soon as another one has
+        time.sleep(OTHERS_WAIT)  # the first one tells the error, and is ended as soon as another one has
     if status:
         raise SystemExit(status)
     return status
