@@ -149,6 +149,11 @@ def read_head(file):
     return np.ascontiguousarray(Grid(image.array.shape, image.affine).turn(image.array).T.astype(np.int32))
 
 
+def stem_label():
+    """The label of the brain stem, which heads are built without."""
+    return [structure.label for structure in paper_structures() if structure.name == BRAIN_STEM][0]
+
+
 def put_in_head(scan, head, seed):
     """A brain-extracted scan of 1 mm (else ValueError) in a head built around it: (`Image`, label map), 256 mm at 1 mm.
 
@@ -160,8 +165,7 @@ def put_in_head(scan, head, seed):
     pad = [(a, PREPARED - a - n) for a, n in zip(low, scan.image.array.shape)]
     brain = normalise(torch.from_numpy(np.pad(scan.image.array, pad).T.copy())).numpy()
     truth = np.pad(scan.truth, pad).T
-    stem = [structure.label for structure in paper_structures() if structure.name == BRAIN_STEM][0]
-    codes = build_head(brain, truth, head, stem)[0]
+    codes = build_head(brain, truth, head, stem_label())[0]
     margin, start = (len(codes) - PREPARED) // 2, (len(codes) - FIELD) // 2
     window = tuple(slice(first, first + FIELD) for first in (start - ABOVE, start, start))
     codes, brain, truth = codes[window], np.pad(brain, margin)[window], np.pad(truth, margin)[window]

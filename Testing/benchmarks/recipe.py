@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from accuracy import BRAIN_STEM, UNSEEN_HEADS, put_in_head, read_head
+from accuracy import BRAIN_STEM, UNSEEN_HEADS, put_in_head, read_head, stem_label
 from scans import DATA, Scans, markdown
 
 from GaborSegLib import cli, finder
@@ -31,7 +31,7 @@ from GaborSegLib.images import replacing
 from GaborSegLib.metrics import dice
 from GaborSegLib.network import VARIANTS
 from GaborSegLib.segmenter import Segmenter
-from GaborSegLib.structures import paper_structures, resource_path
+from GaborSegLib.structures import resource_path
 from GaborSegLib.trainer import Options
 from GaborSegLib.weights import bundled_weights, load_weights, read_card, save_weights
 
@@ -156,10 +156,9 @@ def brains(folder):
     shutil.copy(SCANS / "subjects.csv", folder)
     (folder / "structures.csv").write_text(f"label,structure,ids\n0,Background,0\n1,Brain,1\n2,{BRAIN_STEM},2\n")
     data = find_data(SCANS)
-    stem = data.table.names.index(BRAIN_STEM) + 1
     for case in data.cases:
         image, labels = read_case(case, data.table)
-        brain = np.where(labels == stem, 2, image.array > 0).astype(np.uint8)
+        brain = np.where(labels == stem_label(), 2, image.array > 0).astype(np.uint8)
         nibabel.save(nibabel.Nifti1Image(brain, image.affine), folder / "labels" / f"{case.id}.nii.gz")
     return folder
 
@@ -214,11 +213,12 @@ def bundle_finder(weights, path):
 
 
 def dice_of_brain(scan, head, seed):
-    """Dice of the brain that `find_brain` finds in a built head, on the grid it was found on."""
-    stem = [structure.label for structure in paper_structures() if structure.name == BRAIN_STEM][0]
-    brain = np.where(scan.truth == stem, stem, scan.image.array > 0)
+    """Dice of the brain that `find_brain` finds in a built head, on the grid it was found on; 0 for none."""
+    brain = np.where(scan.truth == stem_label(), stem_label(), scan.image.array > 0)
     image, truth = put_in_head(replace(scan, truth=brain), head, seed)
     found = finder.find_brain(image.array, image.affine)
+    if found is None:
+        return 0.0
     expected = found.grid.image_to_cube((truth > 0).astype(np.float32)) > 0.5
     return round(float(dice(found.mask.byte().numpy(), expected.byte().numpy(), [1])[0]), 4)
 
