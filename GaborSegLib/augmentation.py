@@ -37,6 +37,7 @@ class Augmentation:
         wide_blur: probability of a Gaussian blur of up to 2 voxels (standard deviation).
         ghosts: probability of ghosts: every 4th to 10th plane of k-space along one axis weakened, down to nothing.
         spike: probability of stripes from one spike in k-space, up to 1.5 times the mean intensity of tissue.
+        t1_tissues: probability that the tissues around the brain are about as bright as in a T1 scan, where heads are given.
         mild: probability that `MILD` is taken in the place of all this.
     """
 
@@ -59,6 +60,7 @@ class Augmentation:
     wide_blur: float = 0.0
     ghosts: float = 0.0
     spike: float = 0.0
+    t1_tissues: float = 0.0
     mild: float = 0.0
 
 
@@ -84,6 +86,12 @@ AUGMENTATIONS = {
     "field": Augmentation(
         probability=1.0, rotation=20.0, tilt=20.0, shift=0.15, scale=(0.5, 1.1), flip=0.5, contrast=0.4, noise=0.1,
         curved_bias=0.4, blur=0.2, slices=0.2, cut=0.2, bare=0.2, collar=0.1, collar_width=(0.0, 10.0),
+    ),
+    # For its outline, from close by.
+    "close": Augmentation(
+        probability=1.0, rotation=20.0, tilt=20.0, shift=0.1, scale=(0.6, 0.95), flip=0.5, contrast=0.4, noise=0.1,
+        curved_bias=0.4, blur=0.2, slices=0.2, cut=0.1, bare=0.1, collar=0.1, collar_width=(0.0, 10.0), wide_blur=0.1,
+        ghosts=0.1, spike=0.08, t1_tissues=0.6,
     ),
     "none": Augmentation(probability=0.0),
 }

@@ -1,4 +1,4 @@
-"""Where the brain is in a scan: a very small network looks at the whole field of view, then again at what it found.
+"""Where the brain is in a scan: a very small network looks at the whole field of view, and another at what that found.
 
 The networks for the structures are trained on brain-extracted scans, as the paper's are. With what is not near the
 brain taken away, and the brain as large in the cube as it was in training, a scan with its skull, its neck or a wide
@@ -17,15 +17,19 @@ from .network import cube_scores
 from .structures import resource_path
 from .weights import load_weights, read_card
 
-WEIGHTS = "Weights/brain.safetensors"
+# The networks of the two looks.
+WEIGHTS = ("Weights/brain.safetensors", "Weights/outline.safetensors")
 # In the training scans, which are cropped to the brain, the brain takes this share of the cube's edge.
 BRAIN_SHARE = 0.87
 # If it takes less than this in the cube over the whole scan, a closer one is laid over it.
 SMALLEST_BRAIN_SHARE = 0.8
-# Kept around the brain that was found, mm: its mask is coarse, and brain extractions leave fluid and meninges, too.
-KEPT = 4.0
+# The close look finds the outline anew, with this much more around what the first found, as a share of its edges, and only
+# this far from it, mm: where one of the two runs out into muscles or skin, the other hardly ever does.
+MARGIN, REACH = 0.15, 6.0
 # What is thinner than twice this, mm, is no brain: muscles and skin that a mask runs out into.
 THINNEST = 6.0
+# Kept around the brain that was found, mm.
+KEPT = 1.0
 # Adult brains lie well between these, mL. A scan with less in it than the largest has is a brain that was extracted already:
 # heads are twice as large and more. What was found is not believed if it is less than the smallest, where the shortest side of the
 # field of view, mm, holds a whole brain: ghosts of an extracted brain can look like a head, and hide its cerebellum.
@@ -86,25 +90,27 @@ def find_brain(array, affine, device="cpu"):
     Returns:
         `Brain`, or None if there is none, or only what cannot be all of it.
     """
-    network, card = _network(str(device))
-    grid = Grid(array.shape, affine, card["grid_size"])
+    first = _network(WEIGHTS[0], str(device))
+    grid = Grid(array.shape, affine, first.card["grid_size"])
     cube = normalise(grid.image_to_cube(array))
-    brain = _extracted(cube, grid)
-    if brain is not None:
+    brain = _extracted(cube, grid) or _look(first, cube, grid)
+    if brain is None or brain.is_extracted:
         return brain
-    for look in range(2):
-        if look:
-            cube = normalise(grid.image_to_cube(array))
-        with torch.inference_mode():
-            mask = cube_scores(network, cube.to(device), card["field"])[0].cpu() < 0.5  # all that is not background
-        found = largest_component(_opened(mask.numpy(), THINNEST / grid.spacing))
-        if not found.any():
-            break
-        low, high = _corners(found, grid)
-        brain = Brain(low, high, grid, torch.from_numpy(found).float())
-        margin = 0.15 * (high - low)
-        grid = Grid(grid.shape, grid.affine, grid.size, tuple(low - margin), tuple(high + margin))
+    close = _network(WEIGHTS[1], str(device))
+    margin = MARGIN * (brain.high - brain.low)
+    closer = Grid(grid.shape, affine, close.card["grid_size"], tuple(brain.low - margin), tuple(brain.high + margin))
+    near = closer.cube_from(_grown(brain.mask, REACH / grid.spacing), grid) > 0.5
+    brain = _look(close, normalise(closer.image_to_cube(array)), closer, near.numpy())
     return brain if brain is not None and brain.is_believable else None
+
+
+@torch.inference_mode()
+def _look(opened, cube, grid, near=True):
+    """The `Brain` that a network finds in a cube of the scan, within `near` (bool, as the cube); None if there is none."""
+    device = next(opened.network.parameters()).device
+    background = cube_scores(opened.network, cube.to(device), opened.card["field"])[0].cpu().numpy()
+    mask = largest_component(_opened((background < 0.5) & near, THINNEST / grid.spacing))
+    return Brain(*_corners(mask, grid), grid, torch.from_numpy(mask).float()) if mask.any() else None
 
 
 def _extracted(cube, grid):
@@ -116,15 +122,16 @@ def _extracted(cube, grid):
     return Brain(*_corners(mask, grid), grid, torch.from_numpy(mask).float(), True)
 
 
-@lru_cache(maxsize=2)
-def _network(device):
-    opened = load_weights(resource_path(WEIGHTS))
-    return opened.network.to(device), opened.card
+@lru_cache(maxsize=4)
+def _network(weights, device):
+    opened = load_weights(resource_path(weights))
+    opened.network.to(device)
+    return opened
 
 
 def checksum():
     """The SHA-256 of the finder's weights: what was prepared with others is to be prepared anew."""
-    return read_card(resource_path(WEIGHTS))["sha256"]
+    return " ".join(read_card(resource_path(weights))["sha256"] for weights in WEIGHTS)
 
 
 def largest_component(mask):
@@ -142,6 +149,14 @@ def _opened(mask, radius):
 
     image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
     return SimpleITK.GetArrayFromImage(SimpleITK.BinaryMorphologicalOpening(image, [max(1, round(radius))] * 3)) > 0
+
+
+def _grown(mask, radius):
+    """A mask (float tensor) and what is within a radius (voxels) of it."""
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(mask.byte().numpy())
+    return torch.from_numpy(SimpleITK.GetArrayFromImage(SimpleITK.BinaryDilate(image, [max(1, round(radius))] * 3))).float()
 
 
 def _corners(mask, grid):

@@ -30,6 +30,9 @@ BRAIN_STEM = "Brainstem"
 # Distances from the brain are kept up to this many voxels: no `collar_width` of an augmentation reaches as far, and
 # packed they take a quarter of the room.
 FARTHEST = 15
+# What tissues of a head show in a T1 scan, of the mean of the brain: muscle, fat, skull and other bone, by their numbers in
+# SynthSeg's label maps.
+T1_TISSUES = {507: (0.4, 0.9), 511: (1.0, 2.0), 515: (0.05, 0.35), 516: (0.05, 0.5)}
 PREPARATION = 1
 
 
@@ -152,7 +155,7 @@ def add_head(image, head, settings, generator):
     if chance < settings.bare:
         return image
     codes, distance = head
-    tissue = show_tissues(codes, generator)
+    tissue = show_tissues(codes, generator, float(torch.rand((), generator=generator)) < settings.t1_tissues)
     # Scans have noise and fine texture, in the brain as elsewhere.
     tissue *= 1 + 0.15 * grain * torch.randn(tissue.shape, generator=generator).to(tissue.device)
     if chance < settings.bare + settings.collar:
@@ -163,12 +166,15 @@ def add_head(image, head, settings, generator):
     return (functional.pad(image, [pad] * 6) + tissue) * math.exp(0.6 * (brightness - 0.5))
 
 
-def show_tissues(codes, generator):
+def show_tissues(codes, generator, t1=False):
     """An image (D, H, W) of a built head's tissues, each of a random brightness and uneven, blurred at their borders.
 
-    The mean of the brain, which is 0 here, would be about 1.
+    The mean of the brain, which is 0 here, would be about 1. With `t1` the brightness of some is drawn from `T1_TISSUES`.
     """
     means = 2 * torch.rand(256, generator=generator)
+    for number, (low, high) in T1_TISSUES.items() if t1 else ():
+        code = number - FIRST_TISSUE_ID + FIRST_TISSUE
+        means[code] = low + (high - low) * means[code] / 2
     means[BRAIN] = 0
     means[AIR] *= 0.02
     means[FLUID] *= 0.3

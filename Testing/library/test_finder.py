@@ -5,7 +5,7 @@ import pytest
 import SimpleITK
 import torch
 
-from GaborSegLib.finder import BRAIN_SHARE, KEPT, Brain, _opened, find_brain, largest_component
+from GaborSegLib.finder import BRAIN_SHARE, KEPT, Brain, _grown, _opened, find_brain, largest_component
 from GaborSegLib.grid import Grid
 
 
@@ -106,3 +106,12 @@ def test_what_is_thin_is_no_brain():
     opened = _opened(ball | plate, 3)
     assert not opened[:, :, 33:].any()
     assert (opened & ball).sum() > 0.97 * ball.sum()
+
+
+def test_what_is_near_a_mask():
+    mask = torch.zeros(30, 30, 30)
+    mask[15, 15, 15] = 1
+    z, y, x = np.mgrid[:30, :30, :30]
+    ball = (z - 15) ** 2 + (y - 15) ** 2 + (x - 15) ** 2
+    grown = _grown(mask, 6).numpy() > 0
+    assert grown[ball <= 5**2].all() and not grown[ball > 7**2].any()

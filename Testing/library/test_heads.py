@@ -55,6 +55,19 @@ def test_the_scan_itself_stays_as_it_is():
     assert tissue[codes == SCALP - 500 + 3].mean() > 5 * tissue[codes == AIR].mean()
 
 
+def test_tissues_are_as_bright_as_in_a_t1_scan_only_where_that_is_asked_for():
+    """Far from borders, in one tissue each; the texture changes each brightness by a fifth and more."""
+    codes = torch.full((12, 12, 24), SKULL - 500 + 3)
+    codes[:, :, 12:] = SCALP - 500 + 3
+    brighter = {False: [], True: []}
+    for t1 in brighter:
+        for seed in range(20):
+            tissue = show_tissues(codes, generator(seed), t1)
+            brighter[t1].append(float(tissue[:, :, 14:].mean()) > float(tissue[:, :, :10].mean()))
+            assert not t1 or (tissue[:, :, 14:].mean() > 0.7 and tissue[:, :, :10].mean() < 0.8)
+    assert all(brighter[True]) and not all(brighter[False])
+
+
 def test_what_is_shown_depends_on_the_generator_alone():
     image, labels = made_scan()
     head = torch.from_numpy(build_head(image, labels, made_head()))

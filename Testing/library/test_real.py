@@ -5,10 +5,13 @@ import os
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 
 from GaborSegLib.dataset import find_data
 from GaborSegLib.evaluation import evaluate
+from GaborSegLib.finder import find_brain
+from GaborSegLib.heads import blur
 from GaborSegLib.images import Image
 from GaborSegLib.segmenter import Segmenter
 from GaborSegLib.weights import bundled_weights
@@ -57,6 +60,24 @@ def test_left_and_right_of_a_symmetric_brain_agree(average_brain, segmented):
     """The template is symmetric, and so is its grid: mirrored labels lie on labels."""
     assert np.allclose(average_brain.affine[:3, :3], np.eye(3)) and average_brain.affine[0, 3] == -98
     assert np.mean(dice_of_each(segmented.labels, segmented.labels[::-1])) > 0.85
+
+
+def test_the_brain_is_found_in_fluid_skull_and_scalp(average_brain):
+    """Shells around the average brain: 2 mm of fluid, 5 mm of bone, 8 mm of fat, in a field of view with room around."""
+    array = np.pad(average_brain.array, 25)
+    brain = SimpleITK.BinaryFillhole(SimpleITK.GetImageFromArray((array > 0).astype(np.uint8)))
+    distance = SimpleITK.SignedMaurerDistanceMap(brain, squaredDistance=False)
+    brain, distance = (SimpleITK.GetArrayFromImage(image) for image in (brain > 0, distance))
+    mean = array[brain > 0].mean()
+    for near, far, brightness in ((0, 2, 0.25), (2, 7, 0.1), (7, 15, 1.5)):
+        array[(distance > near) & (distance <= far)] = brightness * mean
+    affine = average_brain.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [25, 25, 25]
+    found = find_brain(blur(torch.from_numpy(array), 0.2).numpy(), affine)
+    expected = found.grid.image_to_cube(brain.astype(np.float32)).numpy() > 0.5
+    mask = found.mask.numpy() > 0
+    assert not found.is_extracted
+    assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) > 0.95
 
 
 @pytest.mark.parametrize("codes", ["LPI", "PSR", "ILA"])
