@@ -31,9 +31,11 @@ THINNEST = 6.0
 # Kept around the brain that was found, mm.
 KEPT = 1.0
 # Adult brains lie well between these, mL. A scan with less in it than the largest has is a brain that was extracted already:
-# heads are twice as large and more. What was found is not believed if it is less than the smallest, where the shortest side of the
-# field of view, mm, holds a whole brain: ghosts of an extracted brain can look like a head, and hide its cerebellum.
-SMALLEST_BRAIN, LARGEST_BRAIN, BRAIN_HEIGHT = 600, 2000, 120
+# heads are twice as large and more.
+SMALLEST_BRAIN, LARGEST_BRAIN = 600, 2000
+# What was found, with the fluid in it, is not believed if it is less than this, mL, where the shortest side of the field of view,
+# mm, holds a whole brain: ghosts of an extracted brain can look like a head, and hide its cerebellum.
+SMALLEST_FOUND, BRAIN_HEIGHT = 800, 120
 # Of the mean of tissue: what is darker, averaged over 3^3 voxels, is background or its noise.
 TISSUE_LEVEL = 0.35
 
@@ -59,7 +61,7 @@ class Brain:
     def is_believable(self):
         """False if a whole brain would have been in the field of view, and only a part was found."""
         field = min(self.grid.turned_shape * self.grid.turned_spacing)
-        return field < BRAIN_HEIGHT or float(self.mask.sum()) * self.grid.spacing**3 / 1000 >= SMALLEST_BRAIN
+        return field < BRAIN_HEIGHT or float(self.mask.sum()) * self.grid.spacing**3 / 1000 >= SMALLEST_FOUND
 
     def grid_for(self, size):
         """The cube to look for structures in: over the whole scan, or closer if the brain would be small in that."""
