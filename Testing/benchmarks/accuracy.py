@@ -3,8 +3,9 @@
 1. Dice of each structure beside the paper's Table 1b, on the cube and on the scans' own grids.
 2. Brain-extracted scans against the same scans in heads that were built around them and never shown in training.
 3. Repeatability: volumes of subjects that were scanned twice.
-4. Left and right: a mirrored scan against the scan.
-5. Robustness (see robustness.py), and whether quality tells which of those segmentations are good.
+4. Agreement: Dice between both scans of one of these subjects, of the experts' labels and of the networks'.
+5. Left and right: a mirrored scan against the scan.
+6. Robustness (see robustness.py), and whether quality tells which of those segmentations are good.
 
     python Testing/benchmarks/accuracy.py mixed conventional --output results
 """
@@ -16,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from agreement import agreement
 from robustness import NONE, measure, robustness_table, write_rows
 from scans import DATA, Network, Scans, add_options, markdown, saving
 
@@ -25,7 +27,7 @@ from GaborSegLib.images import Image, read_image
 from GaborSegLib.structures import named_structures, paper_structures
 from GaborSegLib.volumes import structure_volumes
 
-TABLES = ("dice", "heads", "repeatability", "flip", "robustness")
+TABLES = ("dice", "heads", "repeatability", "agreement", "flip", "robustness")
 # Table 1b of Wong & Moradi 2022, testing Dice in %, in the order of its structures, and the average that it gives.
 PAPER = {
     ("conventional", "pcc"): ([88, 80, 85, 91, 84, 75, 80, 71, 77, 86, 90, 87, 90, 82, 65, 91, 81, 88, 90], 83),
@@ -65,6 +67,8 @@ def main():
             show(heads_table(held_out, [read_head(file) for file in files]))
         if "repeatability" in options.tables:
             show(repeatability_table(networks, scans))
+        if "agreement" in options.tables:
+            show(agreement_table(networks, scans))
         if "flip" in options.tables:
             show(flip_table(held_out))
         if "robustness" in options.tables:
@@ -202,6 +206,24 @@ def repeatability_table(networks, scans):
     table = markdown(["Structure", "mL (experts)", *medians], zip(*columns))
     title = f"## Repeatability: {len(pairs)} subjects scanned twice, %"
     return f"{title}\n\n{table}\n\n" + "\n".join(notes)
+
+
+def agreement_table(networks, scans):
+    """Dice, %, between both scans of the subjects that were scanned twice, the second brought onto the first."""
+    columns = []
+    for first, second in scanned_twice(scans.data.cases):
+        pair = scans[first], scans[second]
+        maps = [tuple(scan.truth for scan in pair)]
+        maps += [tuple(network.segmentation(scan).labels for scan in pair) for network in networks]
+        columns.append(agreement(*pair, maps))
+    mean = 100 * np.nanmean(columns, axis=0)
+    structures = networks[0].structures
+    others = [name not in VERMIS for name in structures]
+    rows = [[name, *(f"{value:.1f}" for value in values)] for name, values in zip(structures, mean.T)]
+    rows.append(["**Mean**", *(f"{values.mean():.1f}" for values in mean)])
+    rows.append(["**Mean without the vermis lobules**", *(f"{values[others].mean():.1f}" for values in mean)])
+    table = markdown(["Structure", "experts", *(network.name for network in networks)], rows)
+    return f"## Agreement between both scans of {len(columns)} subjects, Dice, %\n\n{table}"
 
 
 def volumes_of(pairs, scans, labels_of):

@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import accuracy  # noqa: E402
+import agreement  # noqa: E402
 import layers  # noqa: E402
 import peers  # noqa: E402
 import robustness  # noqa: E402
@@ -67,6 +68,29 @@ def test_a_scan_in_a_head_is_the_scan_with_surroundings(monkeypatch):
         accuracy.put_in_head(Scan("made", "S", Image(scan.image.array, 2 * np.eye(4)), truth), head, seed=4)
 
 
+def test_a_scan_that_was_moved_agrees_with_itself():
+    """Three balls; the second scan has other voxels, and the head was turned by 8 degrees and moved by 3 to 5 mm."""
+    turn = np.deg2rad(8)
+    turned = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    centres, radii = np.array([[-8.0, 2, 3], [9, 6, -4], [1, -9, 2]]), (7, 6, 5)
+
+    def scan(affine, rotation, shift):
+        where = np.moveaxis(np.indices((56, 60, 52)), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+        truth = np.zeros(where.shape[:3], np.uint8)
+        for label, (centre, radius) in enumerate(zip(centres @ rotation.T + shift, radii), start=1):
+            truth[np.linalg.norm(where - centre, axis=-1) < radius] = label
+        return Scan("made", "S", Image(np.array([0.0, 100, 140, 60], np.float32)[truth], affine), truth)
+
+    affine = np.diag([1.0, 1.0, 1.2, 1.0])
+    affine[:3, 3] = (-28, -30, -31)
+    fixed, moving = scan(affine, np.eye(3), 0), scan(affine, turned, np.array([5.0, -3, 4]))
+    (found,) = agreement.agreement(fixed, moving, [(fixed.truth, moving.truth)])
+    apart = [2 * ((fixed.truth == n) & (moving.truth == n)).sum() / ((fixed.truth == n).sum() + (moving.truth == n).sum())
+             for n in (1, 2, 3)]
+    # The balls are voxels: on other grids their own surfaces are others.
+    assert np.all(found > 0.92) and np.all(np.array(apart) < 0.75)
+
+
 def distances(shape, centre):
     """Of each voxel from a place, in voxels."""
     return np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - np.array(centre), axis=-1)
@@ -94,7 +118,7 @@ def test_all_tables_in_one_run(weights, data_set, tmp_path, monkeypatch, capsys)
 
     few.append(Degradation("Empty", "all 0", fail))
     monkeypatch.setattr(robustness.measure, "__defaults__", (few,))
-    tables = ["dice", "repeatability", "flip", "robustness"]
+    tables = ["dice", "repeatability", "agreement", "flip", "robustness"]
     out = tmp_path / "out"
     arguments = ["accuracy.py", weights, "--data", data_set, "--device", "cpu", "--output", out, "--tables", *tables]
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
@@ -104,7 +128,7 @@ def test_all_tables_in_one_run(weights, data_set, tmp_path, monkeypatch, capsys)
     assert "s0 (validation), s5 (validation)" in text  # subject A was held out
     assert "## Dice on validation scans" in text and "| Left ball |" in text
     assert f"- {name}: the scans s0 and s5 (validation)" in text and "1 not trained on" in text
-    assert "## Left and right" in text
+    assert "## Agreement between both scans of 1 subjects" in text and "## Left and right" in text
     assert f"{name}, s0, Empty all 0: ImageError" in text
     with open(out / "robustness.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
