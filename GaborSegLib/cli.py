@@ -108,7 +108,8 @@ def _parser():
     train.add_argument("--epochs", type=_at_least(1), default=300)
     train.add_argument("--batch-size", type=_at_least(1), default=1, help="images a step in each process (default: 1)")
     train.add_argument(
-        "--augmentation", default="paper", choices=("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "none")
+        "--augmentation", default="paper",
+        choices=("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "none"),
     )
     train.add_argument("--heads", metavar="DIR", help="head label maps; heads are built around brain-extracted scans")
     train.add_argument(

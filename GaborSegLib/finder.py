@@ -101,8 +101,8 @@ def find_brain(array, affine, device="cpu"):
     close = _network(WEIGHTS[1], str(device))
     margin = MARGIN * (brain.high - brain.low)
     closer = Grid(grid.shape, affine, close.card["grid_size"], tuple(brain.low - margin), tuple(brain.high + margin))
-    near = closer.cube_from(_grown(brain.mask, REACH / grid.spacing), grid) > 0.5
-    brain = _look(close, normalise(closer.image_to_cube(array)), closer, near.numpy())
+    near = torch.from_numpy(_grown(brain.mask.numpy(), REACH / grid.spacing)).float()
+    brain = _look(close, normalise(closer.image_to_cube(array)), closer, closer.cube_from(near, grid).numpy() > 0.5)
     return brain if brain is not None and brain.is_believable else None
 
 
@@ -147,18 +147,19 @@ def largest_component(mask):
 
 def _opened(mask, radius):
     """A boolean array without what no ball of a radius (voxels) fits into."""
-    import SimpleITK
-
-    image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
-    return SimpleITK.GetArrayFromImage(SimpleITK.BinaryMorphologicalOpening(image, [max(1, round(radius))] * 3)) > 0
+    return _by_ball("BinaryMorphologicalOpening", mask, radius)
 
 
 def _grown(mask, radius):
-    """A mask (float tensor) and what is within a radius (voxels) of it."""
+    """A boolean array with what is within a radius (voxels) of it."""
+    return _by_ball("BinaryDilate", mask, radius)
+
+
+def _by_ball(operation, mask, radius):
     import SimpleITK
 
-    image = SimpleITK.GetImageFromArray(mask.byte().numpy())
-    return torch.from_numpy(SimpleITK.GetArrayFromImage(SimpleITK.BinaryDilate(image, [max(1, round(radius))] * 3))).float()
+    image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
+    return SimpleITK.GetArrayFromImage(getattr(SimpleITK, operation)(image, [max(1, round(radius))] * 3)) > 0
 
 
 def _corners(mask, grid):

@@ -6,6 +6,7 @@ What experts reach with themselves on a second scan is about what a network can 
 import numpy as np
 import SimpleITK
 
+from GaborSegLib.images import itk_image
 from GaborSegLib.metrics import dice
 
 
@@ -20,7 +21,7 @@ def agreement(fixed, moving, maps):
         For each pair of maps an array, one number for each label from 1 to the highest of the experts' maps.
     """
     labels = range(1, int(fixed.truth.max()) + 1)
-    motion = rigid_motion(_itk(fixed.image.array, fixed.image.affine), _itk(moving.image.array, moving.image.affine))
+    motion = rigid_motion(*(itk_image(scan.image.array, scan.image.affine) for scan in (fixed, moving)))
     return [dice(_moved(there, moving, fixed, motion, labels), here, labels) for here, there in maps]
 
 
@@ -44,25 +45,15 @@ def rigid_motion(fixed, moving):
 
 def _moved(labels, moving, fixed, motion, values):
     """A label map on another scan's grid: each label interpolated linearly, the largest share wins."""
-    reference = _itk(fixed.image.array, fixed.image.affine)
+    reference = itk_image(fixed.image.array, fixed.image.affine)
     moved = np.zeros(fixed.image.array.shape, dtype=np.uint8)
     largest = np.full(moved.shape, -1.0, dtype=np.float32)
     for value in (0, *values):
         share = SimpleITK.Resample(
-            _itk(labels == value, moving.image.affine), reference, motion, SimpleITK.sitkLinear, float(value == 0)
+            itk_image((labels == value).astype(np.float32), moving.image.affine), reference, motion, SimpleITK.sitkLinear,
+            float(value == 0),
         )
-        share = SimpleITK.GetArrayFromImage(share).transpose(2, 1, 0)
+        share = SimpleITK.GetArrayFromImage(share).T
         moved[share > largest] = value
         largest = np.maximum(largest, share)
     return moved
-
-
-def _itk(array, affine):
-    """A float32 SimpleITK image of an array (I, J, K) with its (4, 4) affine to right-anterior-superior."""
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=np.float32))
-    to_left_posterior = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(to_left_posterior[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((to_left_posterior[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(to_left_posterior[:3, 3].tolist())
-    return image

@@ -80,14 +80,14 @@ CPU = {
 # from 144^3, with brains of 0.37 to 0.88 of the scale; between it and the second were 12 more epochs of that kind. In the five built
 # heads the mixed network loses 0.009 Dice with the mean and 0.011 with the first stage alone; with the last alone 0.015 (reach 8,
 # thinnest 5).
+TINY = "--base-channels 4 --dropout 0 --seed 1"
 FINDER = {
-    "brain": ("--augmentation field --grid-size 96 --epochs 20 --lr 2e-3 --decay 0.6 --validate-every 5",),
+    "brain": (f"{TINY} --augmentation field --grid-size 96 --epochs 20 --lr 2e-3 --decay 0.6 --validate-every 5",),
     "outline": (
-        "--augmentation field --grid-size 144 --patch 96 --epochs 80 --lr 1e-3 --decay 0.6 --validate-every 20",
-        "--augmentation close --grid-size 144 --patch 96 --epochs 40 --lr 1e-3 --decay 0.7 --validate-every 20",
+        f"{TINY} --augmentation field --grid-size 144 --patch 96 --epochs 80 --lr 1e-3 --decay 0.6 --validate-every 20",
+        f"{TINY} --augmentation close --grid-size 144 --patch 96 --epochs 40 --lr 1e-3 --decay 0.7 --validate-every 20",
     ),
 }
-FINDER_OPTIONS = "--base-channels 4 --dropout 0 --seed 1"
 START = {"gabor": "mixed", "outline": "brain"}
 # The stage (from 1) after which a variant goes on from the mean of that stage's weights and those of the stage before. For the
 # conventional kernels, of shares of 0, 0.3, 0.5, 0.7 and 1 of the last stage (all on the validation scans, not mirrored) 0.3
@@ -97,7 +97,7 @@ START = {"gabor": "mixed", "outline": "brain"}
 # began, 0.860, 0.859 and 0.857 against 0.863 on the cube without the mirror image; so did means with them (0.861 to 0.862). The
 # last two stages, balanced, ended at 0.868 and 0.872; what of them did that (mild images, normalised ones, more epochs) was not
 # separated.
-AVERAGED = {"conventional": 3, "mixed": 5}
+AVERAGED = {"conventional": 3, "mixed": 5, "outline": 2}
 GPU = (
     "--augmentation balanced --find-brain --grid-size 144 --epochs 300 --decay 0.3 --validate-every 5 --workers 8 "
     "--precision tf32",
@@ -117,31 +117,25 @@ def main():
         write_cards()
         return
     path = resource_path("Weights") / f"{options.variant}.safetensors"
+    weights = options.bundle or train(options.variant, options.gpu, options.output, more)
     if options.variant in FINDER:
-        bundle_finder(options.bundle or train_finder(options.variant, options.output, more), path)
+        bundle_finder(weights, path)
     else:
-        bundle(options.bundle or train(options.variant, options.gpu, options.output, more), path, options.average)
+        bundle(weights, path, options.average)
     write_cards()
 
 
-def train(variant, gpu, folder, more):
-    """Run all stages, each from the best weights of the one before; returns the path of the last one's."""
-    weights = None if gpu else bundled_weights().get(START.get(variant))
-    for number, stage in enumerate(GPU if gpu else CPU[variant], start=1):
-        before, weights = weights, run_stage(f"{variant}-{number}", SCANS, variant, stage, weights, folder, more)
-        if not gpu and AVERAGED.get(variant) == number:
-            weights = averaged(weights, before, folder / f"{variant}-{number}-mean.safetensors")
+def train(name, gpu, folder, more):
+    """Run all stages of a variant, or of the finder, each from the best weights of the one before; returns the last one's path."""
+    variant, data, stages = name, SCANS, GPU if gpu else CPU.get(name)
+    if name in FINDER:
+        variant, data, stages = "conventional", brains(folder / "brains"), FINDER[name]
+    weights = resource_path("Weights") / f"{START[name]}.safetensors" if name in START and stages != GPU else None
+    for number, stage in enumerate(stages, start=1):
+        before, weights = weights, run_stage(f"{name}-{number}", data, variant, stage, weights, folder, more)
+        if stages != GPU and AVERAGED.get(name) == number:
+            weights = averaged(weights, before, folder / f"{name}-{number}-mean.safetensors")
     return weights
-
-
-def train_finder(look, folder, more):
-    """Train what finds the brain, or its outline, in stages; returns the path of the last one's weights, or of the mean."""
-    weights = resource_path("Weights") / f"{START[look]}.safetensors" if look in START else None
-    for number, stage in enumerate(FINDER[look], start=1):
-        options = f"{stage} {FINDER_OPTIONS}"
-        before = weights
-        weights = run_stage(f"{look}-{number}", brains(folder / "brains"), "conventional", options, before, folder, more)
-    return averaged(weights, before, folder / f"{look}-mean.safetensors") if look == "outline" else weights
 
 
 def run_stage(name, data, variant, stage, weights, folder, more):
