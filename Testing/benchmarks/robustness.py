@@ -93,7 +93,7 @@ def robustness_table(rows):
             lost = {scan: _mean(r["lost"] for r in chosen if r["scan"] == scan) for scan in {r["scan"] for r in chosen}}
             worst = max(lost, key=lost.get)
             means[name].append(_mean(lost.values()))
-            line += [f"{means[name][-1]:.3f}", f"{lost[worst]:.3f} ({worst})"]
+            line += [_three_digits(means[name][-1]), f"{_three_digits(lost[worst])} ({worst})"]
             trouble += [
                 f"{name}, {r['scan']}, {' '.join(kind)}: {r['failure'] or r['structure'] + ' was not found'}"
                 for r in chosen if r["dice"] == 0
@@ -116,6 +116,10 @@ def write_rows(path, rows):
 
 def _mean(values):
     return float(np.mean(list(values)))
+
+
+def _three_digits(value):
+    return f"{round(value, 3) + 0:.3f}"  # + 0: no -0.000
 
 
 if __name__ == "__main__":
