@@ -15,6 +15,7 @@ import accuracy  # noqa: E402
 import agreement  # noqa: E402
 import layers  # noqa: E402
 import peers  # noqa: E402
+import recipe  # noqa: E402
 import robustness  # noqa: E402
 import whole_click  # noqa: E402
 from degradations import DEGRADATIONS, Degradation  # noqa: E402
@@ -24,7 +25,7 @@ from GaborSegLib.gabor import GaborConv3d, gabor_kernels  # noqa: E402
 from GaborSegLib.images import Image  # noqa: E402
 from GaborSegLib.network import build_network  # noqa: E402
 from GaborSegLib.structures import paper_structures  # noqa: E402
-from GaborSegLib.weights import save_weights  # noqa: E402
+from GaborSegLib.weights import load_weights, save_weights  # noqa: E402
 
 
 def test_the_papers_figures_average_to_what_it_says():
@@ -32,6 +33,25 @@ def test_the_papers_figures_average_to_what_it_says():
         assert len(figures) == len(paper_structures()) == 19
         assert np.mean(figures) == pytest.approx(average, abs=1)
     assert set(accuracy.VERMIS) < {structure.name for structure in paper_structures()}
+
+
+def test_the_mean_of_two_stages_is_for_a_cube_between_theirs(tiny_weights, tmp_path):
+    opened = load_weights(tiny_weights)
+    for value, size in ((1.0, 160), (4.0, 144)):
+        for parameter in opened.network.parameters():
+            torch.nn.init.constant_(parameter, value)
+        card = {**opened.card, "grid_size": size, "training": {"seed": size}}
+        save_weights(tmp_path / f"{size}.safetensors", opened.network, card)
+    path = recipe.averaged(tmp_path / "160.safetensors", tmp_path / "144.safetensors", tmp_path / "mean.safetensors")
+    mean = load_weights(path)
+    assert all((parameter == 2.5).all() for parameter in mean.network.parameters())
+    assert mean.card["grid_size"] == 152
+    assert mean.card["training"]["seed"] == 160 and "mean" in mean.card["training"]["averaged"]
+
+
+def test_no_loss_is_minus_nothing():
+    row = {"weights": "a", "scan": "1", "degradation": "Noise", "strength": "", "structure": "b", "dice": 0.9, "failure": None}
+    assert "| 0.000 | 0.000 (1) |" in robustness.robustness_table([{**row, "lost": -0.0004}])
 
 
 def test_volume_differences():
