@@ -296,6 +296,7 @@ def start(folder, interpreter, arguments, resume=False):
                 command, env=worker_environment(interpreter), cwd=folder,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
             )
+        _wait_until_known(process.pid)
         write_text(folder / RECORD, json.dumps({
             "pid": process.pid, "host": socket.gethostname(),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": " ".join(command),
@@ -381,6 +382,13 @@ def _is_ours(pid):
         return b"GaborSegLib" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return True
+
+
+def _wait_until_known(pid, seconds=1.0):
+    """Popen returns a moment before the system tells the command line by which `_is_ours` knows a run that was started."""
+    end = time.monotonic() + seconds
+    while not _is_ours(pid) and is_alive(pid) and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _read_json(path):

@@ -230,6 +230,20 @@ def test_the_number_of_a_dead_run_that_another_program_has_now(user, folder):
     assert user.run.state == "killed"
 
 
+def test_a_run_is_known_from_the_moment_it_was_started():
+    """Else it would look like one that was ended from outside: right after its start, a process has no command line yet."""
+    from GaborSegPanel import training
+
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "GaborSegLib"])
+        try:
+            training._wait_until_known(process.pid)
+            assert training._is_ours(process.pid)
+        finally:
+            process.kill()
+            process.wait()
+
+
 def test_an_error_is_shown_with_all_its_lines(user, folder):
     record(folder, dead_pid())
     tell(folder, event="error", code="data", message="2 problems in the data set\n  a: is empty\n  b: is missing")
