@@ -3,13 +3,17 @@ PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test bench weights screenshots clean
+.PHONY: demo test lint bench weights screenshots clean
 
 demo: .venv/.demo
-	.venv/bin/python -m GaborSegLib.demo --output demo $(if $(SCAN),"$(SCAN)")
+	.venv/bin/python -m GaborSegLib.cli.demo --output demo $(if $(SCAN),"$(SCAN)")
 
 test: .venv/.test
 	.venv/bin/python -m pytest
+
+lint: .venv/.test
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
 
 bench: .venv/.bench
 	.venv/bin/python Testing/benchmarks/peers.py

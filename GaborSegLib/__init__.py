@@ -3,15 +3,15 @@
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "GaborConv3d": "gabor",
-    "PCCLoss": "losses",
-    "DiceLoss": "losses",
-    "CrossEntropyLoss": "losses",
-    "build_network": "network",
-    "Segmenter": "segmenter",
-    "Segmentation": "segmenter",
-    "Grid": "grid",
-    "read_image": "images",
+    "GaborConv3d": "model.gabor",
+    "PCCLoss": "model.losses",
+    "DiceLoss": "model.losses",
+    "CrossEntropyLoss": "model.losses",
+    "build_network": "model.network",
+    "Segmenter": "inference.segmenter",
+    "Segmentation": "inference.segmenter",
+    "Grid": "scans.grid",
+    "read_image": "scans.reading",
     "GaborSegError": "errors",
 }
 __all__ = list(_PUBLIC)

@@ -83,9 +83,11 @@ def take_correction(volume, segmentation, folder):
     try:
         return _write(folder, volume, array, labels, structures, digest, facts), overlap
     except OSError as error:
-        raise PanelError(_("{path}: cannot be written ({reason}); make room, or choose another folder.").format(
-            path=error.filename or folder, reason=error.strerror
-        )) from error
+        raise PanelError(
+            _("{path}: cannot be written ({reason}); make room, or choose another folder.").format(
+                path=error.filename or folder, reason=error.strerror
+            )
+        ) from error
 
 
 def _structures(folder, facts):
@@ -113,9 +115,11 @@ def _labels(volume, node, structures, folder):
     numbers = _merged(volume, node, ids)
     labels = np.array([0, *(label_of[_plain(name)] for name in names)], dtype=np.uint8)[numbers]
     if not labels.any():
-        raise PanelError(_("{name}: all segments are empty on {volume}; there is nothing to learn from.").format(
-            name=node.GetName(), volume=volume.GetName()
-        ))
+        raise PanelError(
+            _("{name}: all segments are empty on {volume}; there is nothing to learn from.").format(
+                name=node.GetName(), volume=volume.GetName()
+            )
+        )
     overlap = 0
     if segmentation.GetNumberOfLayers() > 1:
         inside = sum((_merged(volume, node, [segment_id]) > 0).astype(np.uint16) for segment_id in ids)
@@ -128,12 +132,17 @@ def _misfit(name, unknown, missing, folder):
     if unknown:
         lines.append(_("Not among them: {names}. Rename or remove these segments.").format(names=", ".join(unknown)))
     if missing:
-        lines.append(_(
-            "Without a segment: {names}. Add a segment of that name, an empty one if the structure is not in this scan."
-        ).format(names=", ".join(missing)))
-    lines.append(_("The structures stand in {file}; for others, choose another folder.").format(file=folder / TABLE)
-                 if (folder / TABLE).is_file() else
-                 _("The structures are those of the weights that made the segmentation."))
+        lines.append(
+            _(
+                "Without a segment: {names}. Add a segment of that name, an empty one if the structure is not in this "
+                "scan."
+            ).format(names=", ".join(missing))
+        )
+    lines.append(
+        _("The structures stand in {file}; for others, choose another folder.").format(file=folder / TABLE)
+        if (folder / TABLE).is_file()
+        else _("The structures are those of the weights that made the segmentation.")
+    )
     return "\n".join(lines)
 
 
@@ -153,9 +162,11 @@ def _merged(volume, segmentation, ids):
     try:
         logic = slicer.modules.segmentations.logic()
         if not logic.ExportSegmentsToLabelmapNode(segmentation, segments, labelmap, volume):
-            raise PanelError(_("{name}: its segments could not be brought to the voxels of {volume}.").format(
-                name=segmentation.GetName(), volume=volume.GetName()
-            ))
+            raise PanelError(
+                _("{name}: its segments could not be brought to the voxels of {volume}.").format(
+                    name=segmentation.GetName(), volume=volume.GetName()
+                )
+            )
         return slicer.util.arrayFromVolume(labelmap).astype(np.int32)
     finally:
         displays = [labelmap.GetNthDisplayNode(i) for i in range(labelmap.GetNumberOfDisplayNodes())]
@@ -178,8 +189,11 @@ def _write(folder, volume, array, labels, structures, digest, facts):
         if not (folder / TABLE).is_file():
             lines = [[label, name, label] for label, name in enumerate(["Background", *structures])]
             _write_csv(folder / TABLE, ["label", "structure", "ids"], lines)
-        about = {"variant": facts.get("variant"), "weights": facts.get("weights_file"),
-                 "weights_sha256": facts.get("weights_sha256")}
+        about = {
+            "variant": facts.get("variant"),
+            "weights": facts.get("weights_file"),
+            "weights_sha256": facts.get("weights_sha256"),
+        }
         write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
         # The subject first: a scan that counts as one of its own might be trained on and validated with.
         rows.append({"scan": case, "subject": subject, "voxels": digest})
@@ -195,6 +209,7 @@ def _write(folder, volume, array, labels, structures, digest, facts):
 
 def _free_name(folder, name):
     """The name, with a number if a case has it already."""
+
     def taken(candidate):
         return any((folder / part / f"{candidate}.nii.gz").exists() for part in ("images", "labels"))
 
@@ -211,8 +226,11 @@ def _read_subjects(folder):
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return [{"voxels": "", **row} for row in csv.DictReader(file)
-                if (folder / "images" / f"{row['scan']}.nii.gz").is_file()]
+        return [
+            {"voxels": "", **row}
+            for row in csv.DictReader(file)
+            if (folder / "images" / f"{row['scan']}.nii.gz").is_file()
+        ]
 
 
 def _write_csv(path, header, rows):

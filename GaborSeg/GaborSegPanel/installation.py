@@ -30,7 +30,7 @@ def ask_and_install(missing, interpreter):
     by_hand = " ".join(f'"{requirement}"' for requirement in requirements)
     if interpreter:
         raise PanelError(
-            _("{python} lacks {names}. In a terminal, run: \"{python}\" -m pip install {requirements}").format(
+            _('{python} lacks {names}. In a terminal, run: "{python}" -m pip install {requirements}').format(
                 python=interpreter, names=names, requirements=by_hand
             )
         )

@@ -183,8 +183,14 @@ class Panel:
         self._warnings = []
         self._started = time.monotonic()
         self.run = Run(
-            self.choices, self.known_environment(), self._progress, self._log, self._warning, self._have_environment,
-            self._ended, self.install,
+            self.choices,
+            self.known_environment(),
+            self._progress,
+            self._log,
+            self._warning,
+            self._have_environment,
+            self._ended,
+            self.install,
         )
         self._show_running(True)
         self.run.start()
@@ -240,7 +246,8 @@ class Panel:
     def _show_running(self, running):
         self.ui.segmentButton.text = _("Cancel") if running else _("Segment")
         self.ui.segmentButton.toolTip = (
-            _("End this run; the scene stays as it is") if running
+            _("End this run; the scene stays as it is")
+            if running
             else _("Segment the volume; Slicer can be used meanwhile")
         )
         self.ui.progressBar.visible = running
@@ -260,9 +267,14 @@ class Panel:
         ui.show3DButton.setSegmentationNode(shown)
         rows = results.volume_rows(table) if table is not None else []
         ui.volumesTable.setColumnCount(len(results.COLUMNS))
-        ui.volumesTable.setHorizontalHeaderLabels([
-            _("Structure"), _("Volume (mL)"), _("% of all"), _("Quality"),
-        ])
+        ui.volumesTable.setHorizontalHeaderLabels(
+            [
+                _("Structure"),
+                _("Volume (mL)"),
+                _("% of all"),
+                _("Quality"),
+            ]
+        )
         ui.volumesTable.setRowCount(len(rows))
         for i, row in enumerate(rows):
             for j, text in enumerate(row):
@@ -280,20 +292,22 @@ class Panel:
     def _save_volumes(self):
         segmentation = self.choices.outputSegmentation
         path = qt.QFileDialog.getSaveFileName(
-            self.ui.saveButton, _("Save the volumes"), f"{results.volumes_table(segmentation).GetName()}.csv",
+            self.ui.saveButton,
+            _("Save the volumes"),
+            f"{results.volumes_table(segmentation).GetName()}.csv",
             _("Table (*.csv)"),
         )
         if not path:
             return
         try:
             with open(path, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(
-                    [results.COLUMNS, *results.volume_rows(results.volumes_table(segmentation))]
-                )
+                csv.writer(file).writerows([results.COLUMNS, *results.volume_rows(results.volumes_table(segmentation))])
         except OSError as error:
-            self.show_error(_("{path}: cannot be written ({reason}); choose another folder.").format(
-                path=path, reason=error.strerror
-            ))
+            self.show_error(
+                _("{path}: cannot be written ({reason}); choose another folder.").format(
+                    path=path, reason=error.strerror
+                )
+            )
 
     # Corrections
 
@@ -306,13 +320,15 @@ class Panel:
             self.show_error(str(error))
             return
         parameters.remember(choices)
-        lines = [_("Added as {case} to {folder}; corrections there: {count}.").format(
-            case=case, folder=folder, count=count_cases(folder)
-        )]
+        lines = [
+            _("Added as {case} to {folder}; corrections there: {count}.").format(
+                case=case, folder=folder, count=count_cases(folder)
+            )
+        ]
         if overlap:
-            lines.append(_("{count} voxels were in several segments; the later one in the list has them.").format(
-                count=overlap
-            ))
+            lines.append(
+                _("{count} voxels were in several segments; the later one in the list has them.").format(count=overlap)
+            )
         lines.append(_("To learn from them: Advanced tab, training data, Corrections."))
         self.ui.learnLabel.text = " ".join(lines)
         self.ui.learnLabel.visible = True
@@ -320,7 +336,8 @@ class Panel:
 
     def _choose_corrections_folder(self):
         folder = qt.QFileDialog.getExistingDirectory(
-            self.ui.learnButton, _("Choose the folder that corrections go to"),
+            self.ui.learnButton,
+            _("Choose the folder that corrections go to"),
             str(self.training.corrections_folder()),
         )
         if folder:
@@ -388,7 +405,8 @@ class Panel:
             _("{name}: {free} of {total} MiB free").format(
                 name=device["name"], free=device["free_mib"], total=device["total_mib"]
             )
-            for device in environment["devices"] if device["free_mib"] is not None
+            for device in environment["devices"]
+            if device["free_mib"] is not None
         ]
         if not environment["missing"]:
             lines.append(_("Everything that segmenting needs is there."))

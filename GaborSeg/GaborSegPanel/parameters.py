@@ -12,8 +12,16 @@ from . import PanelError, resource
 
 VARIANTS = ("mixed", "gabor", "conventional")
 SETTINGS = "GaborSeg/"
-REMEMBERED = ("variant", "weights", "device", "interpreter", "trainingData", "trainingTable", "trainingFolder",
-              "correctionsFolder")
+REMEMBERED = (
+    "variant",
+    "weights",
+    "device",
+    "interpreter",
+    "trainingData",
+    "trainingTable",
+    "trainingFolder",
+    "correctionsFolder",
+)
 BUNDLED = "bundled"  # as the weights that a training starts from
 RECENT = ("weights", "interpreter", "trainingData", "trainingTable", "trainingFolder")
 RECENT_FILES = 8
@@ -127,6 +135,7 @@ def read_card(path):
         ) from error
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise PanelError(
-            _("{path}: is not a weight file of GaborSeg; choose a .safetensors file that GaborSeg has written.")
-            .format(path=path)
+            _("{path}: is not a weight file of GaborSeg; choose a .safetensors file that GaborSeg has written.").format(
+                path=path
+            )
         ) from error

@@ -72,8 +72,9 @@ def starting_weights(choices):
         variant = parameters.read_card(path)["variant"]
         if variant != choices.trainingVariant:
             raise PanelError(
-                _("{path}: has {found} kernels, and {wanted} kernels are to be trained; choose the same for both.")
-                .format(path=path, found=variant, wanted=choices.trainingVariant)
+                _(
+                    "{path}: has {found} kernels, and {wanted} kernels are to be trained; choose the same for both."
+                ).format(path=path, found=variant, wanted=choices.trainingVariant)
             )
     return path
 
@@ -98,8 +99,15 @@ def train_arguments(choices, devices):
         PanelError: what is chosen does not go together.
     """
     arguments = [
-        *data_arguments(choices), "--variant", choices.trainingVariant, "--loss", choices.trainingLoss,
-        "--lr", f"{choices.trainingRate:g}", "--epochs", str(choices.trainingEpochs),
+        *data_arguments(choices),
+        "--variant",
+        choices.trainingVariant,
+        "--loss",
+        choices.trainingLoss,
+        "--lr",
+        f"{choices.trainingRate:g}",
+        "--epochs",
+        str(choices.trainingEpochs),
     ]
     if choices.trainingCubes:
         arguments += ["--patch", str(choices.trainingCubes)]

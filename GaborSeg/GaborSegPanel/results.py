@@ -79,7 +79,7 @@ def volume_rows(table):
 def provenance(node):
     """What `show_results` noted on a node about how it was made, a dictionary."""
     names = [name for name in node.GetAttributeNames() if name.startswith(PROVENANCE_PREFIX)]
-    return {name[len(PROVENANCE_PREFIX):]: node.GetAttribute(name) for name in names}
+    return {name[len(PROVENANCE_PREFIX) :]: node.GetAttribute(name) for name in names}
 
 
 def load_terminology():

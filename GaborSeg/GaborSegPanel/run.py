@@ -26,8 +26,17 @@ class Run:
         install: called with (missing packages, interpreter); raises PanelError if they are not there afterwards.
     """
 
-    def __init__(self, choices, environment, on_progress, on_log, on_warning, on_environment, on_end,
-                 install=installation.ask_and_install):
+    def __init__(
+        self,
+        choices,
+        environment,
+        on_progress,
+        on_log,
+        on_warning,
+        on_environment,
+        on_end,
+        install=installation.ask_and_install,
+    ):
         self.volume = choices.inputVolume
         self._segmentation = choices.outputSegmentation
         self._weights = parameters.weights_file(choices)
@@ -70,8 +79,10 @@ class Run:
         bundled = parameters.bundled_weights(self._variant)
         if not self._own_weights and not bundled.is_file():
             raise PanelError(
-                _("{variant}: no weights of this variant came with this copy; choose another variant or a weight file.")
-                .format(variant=self._variant)
+                _(
+                    "{variant}: no weights of this variant came with this copy; choose another variant or a weight "
+                    "file."
+                ).format(variant=self._variant)
             )
         parameters.read_card(self._weights)
 
@@ -81,8 +92,10 @@ class Run:
             self._check_scan()
         elif asked:
             raise PanelError(
-                _("{names}: still missing after the installation; restart Slicer, or choose another Python on the "
-                  "Advanced tab.").format(names=", ".join(environment["missing"]))
+                _(
+                    "{names}: still missing after the installation; restart Slicer, or choose another Python on the "
+                    "Advanced tab."
+                ).format(names=", ".join(environment["missing"]))
             )
         else:
             self._install(environment["missing"], self._interpreter)
@@ -150,9 +163,12 @@ class Run:
             self._end(None, str(error))
         except Exception as error:
             logging.exception("GaborSeg: unexpected error")
-            self._end(None, _("Unexpected {kind}: {error}. The Python console shows where.").format(
-                kind=type(error).__name__, error=error
-            ))
+            self._end(
+                None,
+                _("Unexpected {kind}: {error}. The Python console shows where.").format(
+                    kind=type(error).__name__, error=error
+                ),
+            )
 
     def _end(self, segmentation, message):
         if self.ended:

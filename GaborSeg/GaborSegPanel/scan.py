@@ -29,15 +29,17 @@ def check_volume(volume):
     transform = volume.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
         raise PanelError(
-            _("{name}: is under a transform that is not linear; harden it, or take the volume out of it.")
-            .format(name=name)
+            _("{name}: is under a transform that is not linear; harden it, or take the volume out of it.").format(
+                name=name
+            )
         )
     axes = world_affine(volume)[:3, :3]
     axes = axes / np.linalg.norm(axes, axis=0)
     if not np.abs(axes.T @ axes - np.eye(3)).max() <= SHEAR:  # also where an axis has no length
         raise PanelError(
-            _("{name}: its axes are not at right angles; resample it to a straight grid (module Resample Image).")
-            .format(name=name)
+            _(
+                "{name}: its axes are not at right angles; resample it to a straight grid (module Resample Image)."
+            ).format(name=name)
         )
 
 
@@ -70,10 +72,10 @@ def write_array(array, affine, path):
     """Write voxels (K, J, I) with an affine, voxel index (i, j, k) to RAS mm, as NIfTI; see `write_volume`."""
     if shutil.disk_usage(path.parent).free < array.nbytes + ROOM:
         raise PanelError(
-            _("{folder}: the disk is full, {size} MiB are needed; make room on it, or choose another folder (the "
-              "application settings have the one for temporary files).").format(
-                folder=path.parent.parent, size=(array.nbytes + ROOM) >> 20
-            )
+            _(
+                "{folder}: the disk is full, {size} MiB are needed; make room on it, or choose another folder (the "
+                "application settings have the one for temporary files)."
+            ).format(folder=path.parent.parent, size=(array.nbytes + ROOM) >> 20)
         )
     lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)

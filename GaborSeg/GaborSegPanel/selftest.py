@@ -32,10 +32,10 @@ MAKE_WEIGHTS = """
 import sys
 import numpy as np
 import torch
-from GaborSegLib.grid import Grid, normalise
-from GaborSegLib.network import build_network
+from GaborSegLib.scans.grid import Grid, normalise
+from GaborSegLib.model.network import build_network
 from GaborSegLib.structures import paper_structures
-from GaborSegLib.weights import save_weights
+from GaborSegLib.model.weights import save_weights
 
 folder, variant = sys.argv[1:]
 with np.load(folder + "/brain.npz") as brain:
@@ -89,8 +89,15 @@ class SelfTest:
         self.scan, self.labels = synthetic_brain()
         self.weights = self.make_weights()
         for step in (
-            self.no_volume, self.segment, self.results_are_right, self.scene_is_saved_and_restored, self.cancel,
-            self.bad_weights, self.worker_killed, self.correction_is_taken, self.run_is_shown,
+            self.no_volume,
+            self.segment,
+            self.results_are_right,
+            self.scene_is_saved_and_restored,
+            self.cancel,
+            self.bad_weights,
+            self.worker_killed,
+            self.correction_is_taken,
+            self.run_is_shown,
         ):
             started = time.monotonic()
             step()
@@ -156,8 +163,9 @@ class SelfTest:
         self.case.assertIsNotNone(self.panel.run, self.ui.statusLabel.text)
 
     def leftovers(self):
-        return [name for name in os.listdir(self.folder.parent)
-                if name.startswith("GaborSeg-") and name != self.folder.name]
+        return [
+            name for name in os.listdir(self.folder.parent) if name.startswith("GaborSeg-") and name != self.folder.name
+        ]
 
     # The steps
 
@@ -218,7 +226,7 @@ class SelfTest:
         rows = results.volume_rows(results.volumes_table(node))
         cell = CELL**3 * 27 / 1000
         self.case.assertEqual(len(rows), 19)
-        for name, volume, percent, quality in rows:
+        for name, volume, _percent, quality in rows:
             self.case.assertAlmostEqual(float(volume), cell, delta=0.35 * cell, msg=name)
             self.case.assertTrue(0 < float(quality) <= 1, name)
         self.case.assertAlmostEqual(sum(float(row[2]) for row in rows), 100, delta=0.2)
@@ -273,7 +281,6 @@ class SelfTest:
         self.case.assertEqual(len(self.errors), 1)
         self.case.assertIn(_("The worker"), self.errors[0])
 
-
     def correction_is_taken(self):
         """The segmentation with one more cell becomes a case to train on, voxel by voxel on the scan's grid."""
         self.errors.clear()
@@ -308,7 +315,7 @@ class SelfTest:
         """A run that ended while nobody looked: its state, its scores and its chart."""
         folder = self.folder / "Old run"
         folder.mkdir()
-        rows = [",".join(FIXED + ("Ball",))]
+        rows = [",".join((*FIXED, "Ball"))]
         rows += [f"{n},4,{1 / n},0.001,60,1,100,0,{n / 5},{n / 5},{n},{n / 5}" for n in range(1, 5)]
         (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
         self.panel.choices.trainingFolder = str(folder)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,8 +27,19 @@ RECORD, EVENTS, LOG = "panel.json", "events.jsonl", "log.txt"
 METRICS, LOCK, STOP, BEST = "metrics.csv", "run.lock", "stop", "best.safetensors"
 SNAPSHOTS = ("last.safetensors", "previous.safetensors")
 # Columns of metrics.csv before those of the structures.
-FIXED = ("epoch", "epochs", "loss", "learning_rate", "seconds", "images_per_second", "memory_mib", "seconds_left",
-         "dice_mean", "best_dice", "best_epoch")
+FIXED = (
+    "epoch",
+    "epochs",
+    "loss",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+    "memory_mib",
+    "seconds_left",
+    "dice_mean",
+    "best_dice",
+    "best_epoch",
+)
 RUNNING, FINISHED, STOPPED, FAILED, KILLED = "running", "finished", "stopped", "failed", "killed"
 
 
@@ -162,15 +174,17 @@ class TrainingRun:
         elif self.step is None:
             parts.append(_("At work...") if self.rows else _("Starting..."))
         elif self._epoch_under_way():
-            parts.append(_("Epoch {epoch} of {count}, step {done} of {total}.").format(
-                epoch=self._epoch_under_way(), count=self.epochs, done=self.step[1], total=self.step[2]
-            ))
+            parts.append(
+                _("Epoch {epoch} of {count}, step {done} of {total}.").format(
+                    epoch=self._epoch_under_way(), count=self.epochs, done=self.step[1], total=self.step[2]
+                )
+            )
         elif self._place[0]:
             parts.append(_("Epoch {epoch} of {count}, validation.").format(epoch=self._place[0], count=self.epochs))
         else:
-            parts.append(_("{stage}, {done} of {total}...").format(
-                stage=self.step[0], done=self.step[1], total=self.step[2]
-            ))
+            parts.append(
+                _("{stage}, {done} of {total}...").format(stage=self.step[0], done=self.step[1], total=self.step[2])
+            )
         left = None if self.stopping else self.seconds_left()
         if left is not None:
             parts.append(_("About {time} left.").format(time=duration(left)))
@@ -210,9 +224,11 @@ class TrainingRun:
         try:
             (self.folder / STOP).touch()
         except OSError as error:
-            raise PanelError(_("{path}: cannot be written ({reason}), so the run cannot be told to stop.").format(
-                path=self.folder / STOP, reason=error.strerror
-            )) from error
+            raise PanelError(
+                _("{path}: cannot be written ({reason}), so the run cannot be told to stop.").format(
+                    path=self.folder / STOP, reason=error.strerror
+                )
+            ) from error
 
     def _take_event(self, line):
         try:
@@ -247,8 +263,9 @@ class TrainingRun:
             if seen == self._metrics_seen:
                 return
             with open(path, newline="", encoding="utf-8") as file:
-                rows = [{name: float(text) if text else None for name, text in row.items()}
-                        for row in csv.DictReader(file)]
+                rows = [
+                    {name: float(text) if text else None for name, text in row.items()} for row in csv.DictReader(file)
+                ]
         except (OSError, ValueError, TypeError, csv.Error):
             return  # not there yet, or being replaced just now
         if rows and set(FIXED) <= set(rows[0]):
@@ -279,9 +296,11 @@ def start(folder, interpreter, arguments, resume=False):
     owner = _owner(folder, _read_json(folder / RECORD))
     if owner:
         raise PanelError(
-            _("{folder}: another run is at work in this folder: process {pid} on {host}, since {started}. Stop it, or "
-              "choose another folder. If that process is something else, or its computer is gone, delete {lock}.")
-            .format(folder=folder, lock=folder / LOCK, **owner)
+            _(
+                "{folder}: another run is at work in this folder: process {pid} on {host}, since {started}. Stop it, "
+                "or "
+                "choose another folder. If that process is something else, or its computer is gone, delete {lock}."
+            ).format(folder=folder, lock=folder / LOCK, **owner)
         )
     arguments = [str(argument) for argument in arguments]
     command = [python_executable(interpreter), "-m", "GaborSegLib", "train", *arguments, "--output", str(folder)]
@@ -293,15 +312,28 @@ def start(folder, interpreter, arguments, resume=False):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / EVENTS, "wb") as out, open(folder / LOG, "wb") as err:
             process = subprocess.Popen(
-                command, env=worker_environment(interpreter), cwd=folder,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
+                command,
+                env=worker_environment(interpreter),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                **options,
             )
         _wait_until_known(process.pid)
-        write_text(folder / RECORD, json.dumps({
-            "pid": process.pid, "host": socket.gethostname(),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": " ".join(command),
-            "arguments": arguments,
-        }, indent=1))
+        write_text(
+            folder / RECORD,
+            json.dumps(
+                {
+                    "pid": process.pid,
+                    "host": socket.gethostname(),
+                    "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    "command": " ".join(command),
+                    "arguments": arguments,
+                },
+                indent=1,
+            ),
+        )
     except OSError as error:
         raise PanelError(
             _("{path}: cannot be written or started ({reason}); choose another folder, or another Python.").format(
@@ -322,8 +354,11 @@ def duration(seconds):
     if seconds < 60:
         return _("{count} s").format(count=round(seconds))
     hours, minutes = divmod(round(seconds / 60), 60)
-    return _("{hours} h {minutes} min").format(hours=hours, minutes=minutes) if hours else _("{count} min").format(
-        count=minutes)
+    return (
+        _("{hours} h {minutes} min").format(hours=hours, minutes=minutes)
+        if hours
+        else _("{count} min").format(count=minutes)
+    )
 
 
 def _owner(folder, record):
@@ -345,10 +380,8 @@ def is_alive(pid):
     """Whether a process of this computer runs; one that has ended counts as dead although nobody waited for it."""
     if sys.platform == "win32":
         return _is_alive_on_windows(pid)
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # if it is this Slicer's own child, and has ended, this lets it go
-    except ChildProcessError:
-        pass
     try:
         if Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0] == "Z":
             return False  # somebody else's child
@@ -385,7 +418,7 @@ def _is_ours(pid):
 
 
 def _wait_until_known(pid, seconds=1.0):
-    """Popen returns a moment before the system tells the command line by which `_is_ours` knows a run that was started."""
+    """Popen returns a moment before the system tells the command line by which `_is_ours` knows a started run."""
     end = time.monotonic() + seconds
     while not _is_ours(pid) and is_alive(pid) and time.monotonic() < end:
         time.sleep(0.001)

@@ -16,8 +16,11 @@ from .worker import Worker, make_temporary_folder, remove_folder
 INTERVAL_MS = 500
 BAR = 1000  # steps of the progress bar
 BROWSE_CSV = "browse for a CSV"
-TABLES = (("", _("The data's own")), ("neuromorphometrics", "Neuromorphometrics"),
-          ("freesurfer", _("FreeSurfer (aseg)")))
+TABLES = (
+    ("", _("The data's own")),
+    ("neuromorphometrics", "Neuromorphometrics"),
+    ("freesurfer", _("FreeSurfer (aseg)")),
+)
 LOSSES = (("PCC", "pcc"), ("Dice", "dice"), (_("Cross-entropy"), "cross-entropy"))
 CUBES = (0, 64, 96, 128)
 LISTED = 8  # names of scans
@@ -52,8 +55,11 @@ class TrainingPanel:
     def _connect(self):
         ui = self.ui
         for box, react in (
-            (ui.dataBox, self._data_chosen), (ui.tableBox, self._table_chosen), (ui.initBox, self._init_chosen),
-            (ui.runBox, self._folder_chosen), (ui.trainingVariantBox, self._variant_chosen),
+            (ui.dataBox, self._data_chosen),
+            (ui.tableBox, self._table_chosen),
+            (ui.initBox, self._init_chosen),
+            (ui.runBox, self._folder_chosen),
+            (ui.trainingVariantBox, self._variant_chosen),
             (ui.lossBox, lambda: self._put(trainingLoss=ui.lossBox.currentData)),
             (ui.cubesBox, lambda: self._put(trainingCubes=ui.cubesBox.currentData)),
         ):
@@ -72,8 +78,12 @@ class TrainingPanel:
             edit.connect("editingFinished()", lambda react=react: self._react(react))
         ui.deviceList.connect("itemChanged(QListWidgetItem*)", lambda item: self._react(self._devices_chosen))
         for button, react in (
-            (ui.lookButton, self.look), (ui.suggestButton, self._take_suggestion), (ui.trainButton, self.start),
-            (ui.stopButton, self.stop), (ui.resumeButton, self.resume), (ui.chartButton, self.show_chart),
+            (ui.lookButton, self.look),
+            (ui.suggestButton, self._take_suggestion),
+            (ui.trainButton, self.start),
+            (ui.stopButton, self.stop),
+            (ui.resumeButton, self.resume),
+            (ui.chartButton, self.show_chart),
         ):
             button.connect("clicked(bool)", lambda checked, react=react: self._react(react))
 
@@ -96,24 +106,37 @@ class TrainingPanel:
         first = [(_("Choose..."), "")]
         if corrections.count_cases(corrected):
             first.append((_("Corrections ({count})").format(count=corrections.count_cases(corrected)), str(corrected)))
-        fill_paths(ui.dataBox, first, "trainingData", choices.trainingData,
-                   ((_("A folder..."), BROWSE), (_("A CSV of paths..."), BROWSE_CSV)))
+        fill_paths(
+            ui.dataBox,
+            first,
+            "trainingData",
+            choices.trainingData,
+            ((_("A folder..."), BROWSE), (_("A CSV of paths..."), BROWSE_CSV)),
+        )
         fill_paths(ui.tableBox, [(text, value) for value, text in TABLES], "trainingTable", choices.trainingTable)
-        fill(ui.trainingVariantBox, [(VARIANT_NAMES[name], name) for name in parameters.VARIANTS],
-             choices.trainingVariant)
+        fill(
+            ui.trainingVariantBox,
+            [(VARIANT_NAMES[name], name) for name in parameters.VARIANTS],
+            choices.trainingVariant,
+        )
         first = [(_("None: from nothing"), "")]
         if parameters.bundled_weights(choices.trainingVariant).is_file():
             first.append((_("Bundled"), parameters.BUNDLED))
         fill_paths(ui.initBox, first, "weights", choices.trainingInit)
         fill(ui.lossBox, list(LOSSES), choices.trainingLoss)
         edges = sorted({*CUBES, choices.trainingCubes})
-        fill(ui.cubesBox, [(_("cubes of {edge}").format(edge=n) if n else _("whole scans"), n) for n in edges],
-             choices.trainingCubes)
+        fill(
+            ui.cubesBox,
+            [(_("cubes of {edge}").format(edge=n) if n else _("whole scans"), n) for n in edges],
+            choices.trainingCubes,
+        )
         fill_paths(ui.runBox, [(_("A new folder"), "")], "trainingFolder", choices.trainingFolder)
         for widget, name, value in (
-            (ui.shareBox, "value", choices.trainingShare), (ui.epochsBox, "value", choices.trainingEpochs),
+            (ui.shareBox, "value", choices.trainingShare),
+            (ui.epochsBox, "value", choices.trainingEpochs),
             (ui.processesBox, "value", choices.trainingProcesses),
-            (ui.validationEdit, "text", choices.trainingValidation), (ui.optionsEdit, "text", choices.trainingOptions),
+            (ui.validationEdit, "text", choices.trainingValidation),
+            (ui.optionsEdit, "text", choices.trainingOptions),
             (ui.rateEdit, "text", f"{choices.trainingRate:g}"),
         ):
             was_blocked = widget.blockSignals(True)
@@ -155,9 +178,7 @@ class TrainingPanel:
     def _show_suggestion(self):
         suggested = recipes.suggestion(*self._suggestion())
         self.ui.hintLabel.text = recipes.hint(*self._suggestion())
-        self.ui.suggestButton.visible = any(
-            getattr(self.choices, name) != value for name, value in suggested.items()
-        )
+        self.ui.suggestButton.visible = any(getattr(self.choices, name) != value for name, value in suggested.items())
 
     def _data_chosen(self):
         path = self.ui.dataBox.currentData
@@ -213,9 +234,11 @@ class TrainingPanel:
             if not 0 < rate < 1:
                 raise ValueError
         except ValueError:
-            raise PanelError(_("{text}: is no learning rate; wanted a number such as 0.001 or 3e-4.").format(
-                text=self.ui.rateEdit.text
-            )) from None
+            raise PanelError(
+                _("{text}: is no learning rate; wanted a number such as 0.001 or 3e-4.").format(
+                    text=self.ui.rateEdit.text
+                )
+            ) from None
         self._put(trainingRate=rate)
 
     def _show_devices(self):
@@ -223,8 +246,13 @@ class TrainingPanel:
         found = [device for device in self._devices() if device["id"].startswith("cuda:")]
         chosen = recipes.gpus(self.choices, self._devices())
         names = {int(device["id"].removeprefix("cuda:")): device["name"] for device in found}
-        names.update({number: _("GPU {number} (not seen here)").format(number=number)
-                      for number in chosen if number not in names})
+        names.update(
+            {
+                number: _("GPU {number} (not seen here)").format(number=number)
+                for number in chosen
+                if number not in names
+            }
+        )
         was_blocked = ui.deviceList.blockSignals(True)
         ui.deviceList.clear()
         for row, number in enumerate(sorted(names)):
@@ -456,10 +484,13 @@ class TrainingPanel:
         last, best = validated[-1], max(validated, key=lambda row: row["dice_mean"])
         names = run.structures
         table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([
-            _("Structure"), _("Dice, epoch {n}").format(n=int(last["epoch"])),
-            _("best, epoch {n}").format(n=int(best["epoch"])),
-        ])
+        table.setHorizontalHeaderLabels(
+            [
+                _("Structure"),
+                _("Dice, epoch {n}").format(n=int(last["epoch"])),
+                _("best, epoch {n}").format(n=int(best["epoch"])),
+            ]
+        )
         table.setRowCount(len(names) + 1)
         for i, (name, key) in enumerate([(_("Mean"), "dice_mean"), *((name, name) for name in names)]):
             for j, text in enumerate((name, *("" if row[key] is None else f"{row[key]:.3f}" for row in (last, best)))):

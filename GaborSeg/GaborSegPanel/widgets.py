@@ -24,8 +24,9 @@ def fill(box, items, current):
         box.blockSignals(was_blocked)
 
 
-def fill_paths(box, first, kind, current, last=((_("Browse..."), BROWSE),)):
-    """Give a combo box the items `first`, the paths used lately as a `kind`, the current one, and the items `last`."""
+def fill_paths(box, first, kind, current, last=None):
+    """Give a combo box the items `first`, paths used lately as a `kind`, the current one, and `last` ("Browse...")."""
+    last = last or ((_("Browse..."), BROWSE),)
     given = [value for text, value in first]
     paths = [path for path in dict.fromkeys([*parameters.recent_files(kind), current]) if path not in given]
     fill(box, [*first, *((short_name(path), path) for path in paths if path), *last], current)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import qt
@@ -111,7 +112,7 @@ class Lines:
 
     def __init__(self, path):
         self.path = path
-        self._file = open(path, "rb")
+        self._file = open(path, "rb")  # noqa: SIM115, closed by `close`
         self._rest = b""
 
     def new_lines(self, ended):
@@ -180,8 +181,9 @@ def _start(command, environment, output, log):
             )
         except OSError as error:
             raise PanelError(
-                _("{path}: cannot be started ({reason}); choose another Python on the Advanced tab.")
-                .format(path=command[0], reason=error.strerror)
+                _("{path}: cannot be started ({reason}); choose another Python on the Advanced tab.").format(
+                    path=command[0], reason=error.strerror
+                )
             ) from error
 
 
@@ -190,27 +192,28 @@ def _end_tree(process):
     if sys.platform == "win32":
         if process.poll() is None:
             subprocess.run(
-                ["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True,
+                ["taskkill", "/T", "/F", "/PID", str(process.pid)],
+                capture_output=True,
                 creationflags=subprocess.CREATE_NO_WINDOW,
             )
     else:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # its own session, so the group holds nothing else
-        except (ProcessLookupError, PermissionError):
-            pass
-    try:
+    with suppress(subprocess.TimeoutExpired):  # stuck in a driver; it is dead for all that matters here
         process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        pass  # stuck in a driver; it is dead for all that matters here
 
 
 def _how_it_died(status, folder):
     if folder.is_dir() and shutil.disk_usage(folder).free < FULL_DISK:
         return _("{folder}: the disk is full; make room on it and try again.").format(folder=folder.parent)
     if status < 0:
-        text = _("The worker was ended from outside (signal {number}), as systems do when memory runs out; close other "
-                 "programs and try again. Its last lines:")
+        text = _(
+            "The worker was ended from outside (signal {number}), as systems do when memory runs out; close other "
+            "programs and try again. Its last lines:"
+        )
     else:
-        text = _("The worker ended (status {number}) without saying why; the Advanced tab can check its Python. "
-                 "Its last lines:")
+        text = _(
+            "The worker ended (status {number}) without saying why; the Advanced tab can check its Python. "
+            "Its last lines:"
+        )
     return text.format(number=abs(status))

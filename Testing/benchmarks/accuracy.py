@@ -21,11 +21,12 @@ from agreement import agreement
 from robustness import NONE, measure, robustness_table, write_rows
 from scans import DATA, Network, Scans, add_options, markdown, saving
 
-from GaborSegLib.grid import Grid, normalise
-from GaborSegLib.heads import build_head, find_heads, show_tissues
-from GaborSegLib.images import Image, read_image
+from GaborSegLib.data.heads import build_head, find_heads, show_tissues
+from GaborSegLib.inference.volumes import structure_volumes
+from GaborSegLib.scans.grid import Grid, normalise
+from GaborSegLib.scans.image import Image
+from GaborSegLib.scans.reading import read_image
 from GaborSegLib.structures import named_structures, paper_structures
-from GaborSegLib.volumes import structure_volumes
 
 TABLES = ("dice", "heads", "repeatability", "agreement", "flip", "robustness")
 # Table 1b of Wong & Moradi 2022, testing Dice in %, in the order of its structures, and the average that it gives.
@@ -137,10 +138,15 @@ def heads_table(held_out, heads):
             lost = alone - inside
             worst = int(np.nanargmax(lost))
             pairs.append((np.nanmean(alone), np.nanmean(inside)))
-            rows.append([
-                network.name, f"{scan.id} ({network.split(scan.id)})", *(f"{number:.3f}" for number in pairs[-1]),
-                f"{np.nanmean(lost):.3f}", f"{network.structures[worst]}: {lost[worst]:.3f}",
-            ])
+            rows.append(
+                [
+                    network.name,
+                    f"{scan.id} ({network.split(scan.id)})",
+                    *(f"{number:.3f}" for number in pairs[-1]),
+                    f"{np.nanmean(lost):.3f}",
+                    f"{network.structures[worst]}: {lost[worst]:.3f}",
+                ]
+            )
         alone, inside = np.mean(pairs, axis=0)
         rows.append([network.name, "**mean**", f"{alone:.3f}", f"{inside:.3f}", f"**{alone - inside:.3f}**", ""])
     head = ["Weights", "Scan", "Brain extracted", "In a built head", "Lost", "Most lost"]
@@ -155,7 +161,7 @@ def read_head(file):
 
 def stem_label():
     """The label of the brain stem, which heads are built without."""
-    return [structure.label for structure in paper_structures() if structure.name == BRAIN_STEM][0]
+    return next(structure.label for structure in paper_structures() if structure.name == BRAIN_STEM)
 
 
 def put_in_head(scan, head, seed):
@@ -262,8 +268,14 @@ def flip_table(held_out):
             lowest = int(np.nanargmin(scores))
             means.append(np.nanmean(scores))
             split = network.split(scan.id)
-            rows.append([network.name, f"{scan.id} ({split})", f"{means[-1]:.3f}",
-                         f"{network.structures[lowest]}: {scores[lowest]:.3f}"])
+            rows.append(
+                [
+                    network.name,
+                    f"{scan.id} ({split})",
+                    f"{means[-1]:.3f}",
+                    f"{network.structures[lowest]}: {scores[lowest]:.3f}",
+                ]
+            )
         rows.append([network.name, "**mean**", f"**{np.mean(means):.3f}**", ""])
     return f"## Left and right\n\n{markdown(['Weights', 'Scan', 'Dice', 'Lowest'], rows)}"
 
@@ -277,12 +289,16 @@ def quality_table(rows):
         structures = [row["structure"] for row in chosen]
         segmentations = [f"{row['scan']} {row['degradation']} {row['strength']}" for row in chosen]
         plain = pairs[[row["degradation"] == NONE for row in chosen]].mean(axis=0)
-        lines.append([
-            name, len(pairs), f"**{correlation(pairs):.2f}**",
-            f"{correlation(pairs - group_means(pairs, structures)):.2f}",
-            f"{correlation(np.unique(group_means(pairs, segmentations), axis=0)):.2f}",
-            f"{plain[0]:.3f}, {plain[1]:.3f}",
-        ])
+        lines.append(
+            [
+                name,
+                len(pairs),
+                f"**{correlation(pairs):.2f}**",
+                f"{correlation(pairs - group_means(pairs, structures)):.2f}",
+                f"{correlation(np.unique(group_means(pairs, segmentations), axis=0)):.2f}",
+                f"{plain[0]:.3f}, {plain[1]:.3f}",
+            ]
+        )
     head = ["Weights", "Pairs", "All pairs", "Within structures", "Whole segmentations", "Unchanged: quality, Dice"]
     text = (
         "A pair is one structure in one segmentation of a changed or unchanged scan. Within structures: without each "

@@ -6,8 +6,8 @@ What experts reach with themselves on a second scan is about what a network can 
 import numpy as np
 import SimpleITK
 
-from GaborSegLib.images import itk_image
-from GaborSegLib.metrics import dice
+from GaborSegLib.evaluation.metrics import dice
+from GaborSegLib.scans.image import itk_image
 
 
 def agreement(fixed, moving, maps):
@@ -26,7 +26,7 @@ def agreement(fixed, moving, maps):
 
 
 def rigid_motion(fixed, moving):
-    """The rigid transform from points of one SimpleITK image to those of another that makes their correlation largest."""
+    """The rigid transform from points of one SimpleITK image to those of another with the largest correlation."""
     method = SimpleITK.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # threads add in no fixed order, and the path to the optimum differs
     method.SetMetricAsCorrelation()
@@ -51,7 +51,10 @@ def _moved(labels, moving, fixed, motion, values):
     largest = np.full(moved.shape, -1.0, dtype=np.float32)
     for value in (0, *values):
         share = SimpleITK.Resample(
-            itk_image((labels == value).astype(np.float32), moving.image.affine), reference, motion, SimpleITK.sitkLinear,
+            itk_image((labels == value).astype(np.float32), moving.image.affine),
+            reference,
+            motion,
+            SimpleITK.sitkLinear,
             float(value == 0),
         )
         share = SimpleITK.GetArrayFromImage(share).T

@@ -8,14 +8,14 @@ Every change takes (image, truth, random): an `Image` turned to right, anterior,
 its label map, and a numpy generator; it returns the changed (image, truth).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable
 
 import numpy as np
 import SimpleITK as sitk
 
-from GaborSegLib.images import Image, itk_image
+from GaborSegLib.scans.image import Image, itk_image
 
 RIGHT, ANTERIOR, SUPERIOR = range(3)
 
@@ -203,13 +203,24 @@ DEGRADATIONS = [
     Degradation("Spike", "3 times, strongest", partial(spike, intensity=3.0)),
     Degradation("Motion", "2 of ± 5 degrees, ± 5 mm, middle", partial(motion, degrees=5.0, translation=5.0)),
     Degradation("Motion", "2 of ± 10 degrees, ± 10 mm, strongest", partial(motion, degrees=10.0, translation=10.0)),
-    *(Degradation("Slices", f"{thickness} mm {plane}", partial(thick_slices, axis=axis, thickness=thickness))
-      for thickness, plane, axis in ((2, "axial", SUPERIOR), (3, "axial", SUPERIOR), (3, "coronal", ANTERIOR),
-                                     (3, "sagittal", RIGHT))),
+    *(
+        Degradation("Slices", f"{thickness} mm {plane}", partial(thick_slices, axis=axis, thickness=thickness))
+        for thickness, plane, axis in (
+            (2, "axial", SUPERIOR),
+            (3, "axial", SUPERIOR),
+            (3, "coronal", ANTERIOR),
+            (3, "sagittal", RIGHT),
+        )
+    ),
     *(Degradation("Resolution", f"{size} mm", partial(resolution, spacing=(size,) * 3)) for size in (0.7, 1.5)),
-    *(Degradation("Field of view", f"{text} missing", partial(cut, axis=axis, share=share))
-      for text, axis, share in (("lowest 15 %", SUPERIOR, 0.15), ("highest 15 %", SUPERIOR, -0.15),
-                                ("left 15 %", RIGHT, 0.15))),
+    *(
+        Degradation("Field of view", f"{text} missing", partial(cut, axis=axis, share=share))
+        for text, axis, share in (
+            ("lowest 15 %", SUPERIOR, 0.15),
+            ("highest 15 %", SUPERIOR, -0.15),
+            ("left 15 %", RIGHT, 0.15),
+        )
+    ),
     Degradation("Intensity scale", "times 0.001", partial(intensity, scale=0.001)),
     Degradation("Intensity scale", "times 1000", partial(intensity, scale=1000.0)),
     Degradation("Intensity offset", "0.1 of the brain's mean", partial(intensity, offset=0.1)),

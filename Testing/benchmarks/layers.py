@@ -1,9 +1,9 @@
-"""The Gabor layers' time and memory: kernels, training step, inference and the share of the machine, as Markdown tables.
+"""The Gabor layers' time and memory: kernels, training step, inference and the share of the machine, in Markdown.
 
-Both sides of a comparison alternate in one run, and medians are compared, because machines are noisy; seconds are of wall
-time, or of the processor with --cpu-time, which with one thread (OMP_NUM_THREADS=1) is what an idle core would take. Memory is
-the peak of a process of its own beyond what it held before; on a GPU, of torch's tensors there. `make bench` runs this on the
-CPU; `--device cuda --parts kernels,training` is for a GPU, where own convolutions are none.
+Both sides of a comparison alternate in one run, and medians are compared, because machines are noisy; seconds are of
+wall time, or of the processor with --cpu-time, which with one thread (OMP_NUM_THREADS=1) is what an idle core would
+take. Memory is the peak of a process of its own beyond what it held before; on a GPU, of torch's tensors there. `make
+bench` runs this on the CPU; `--device cuda --parts kernels,training` is for a GPU, where own convolutions are none.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from GaborSegLib import fourier, pyramid
 from GaborSegLib.environment import keep_freed_memory
-from GaborSegLib.gabor import PARAMETER_NAMES, BakedConv3d, GaborConv3d, bake_kernels, gabor_kernels
-from GaborSegLib.losses import PCCLoss
-from GaborSegLib.network import build_network
+from GaborSegLib.model.fast import fourier, pyramid
+from GaborSegLib.model.gabor import PARAMETER_NAMES, BakedConv3d, GaborConv3d, bake_kernels, gabor_kernels
+from GaborSegLib.model.losses import PCCLoss
+from GaborSegLib.model.network import build_network
 
 MIB = 2**20
 clock = time.perf_counter
@@ -36,12 +36,18 @@ device = torch.device("cpu")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=128, help="edge of the cubes (default: 128)")
-    parser.add_argument("--runs", type=int, default=3, help="timed runs of each side, after one that is not (default: 3)")
-    parser.add_argument("--parts", default="kernels,training,inference,layers,levels,floor", help="which tables (default: all)")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="timed runs of each side, after one that is not (default: 3)"
+    )
+    parser.add_argument(
+        "--parts", default="kernels,training,inference,layers,levels,floor", help="which tables (default: all)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
     parser.add_argument(
-        "--keep-memory", action="store_true", help="keep freed memory while timing, as the command line does (not where peaks are taken)"
+        "--keep-memory",
+        action="store_true",
+        help="keep freed memory while timing, as the command line does (not where peaks are taken)",
     )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -55,8 +61,10 @@ def main():
     if options.cpu_time:
         clock = time.process_time
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {machine}, cubes of {options.size}^3"
-          f"{', freed memory kept' if options.keep_memory else ''}\n")
+    print(
+        f"torch {torch.__version__}, {machine}, cubes of {options.size}^3"
+        f"{', freed memory kept' if options.keep_memory else ''}\n"
+    )
     for part in options.parts.split(","):
         globals()[f"{part}_table"](options.size, options.runs)
         print(flush=True)
@@ -92,7 +100,10 @@ def layers_table(size, runs):
     """
     rate = matrix_rate()
     print(f"Matrix products of 1024^3 in float32: {rate / 1e9:.0f} GMAC/s\n")
-    print("| layer | channels | voxels | direct, s | fast, s | direct / fast | direct GMAC | share of the rate, direct | fast |")
+    print(
+        "| layer | channels | voxels | direct, s | fast, s | direct / fast | direct GMAC | share of the rate, direct "
+        "| fast |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for variant in ("mixed", "gabor"):
         network = bake_kernels(build_network(variant, dropout=0.0)).eval()
@@ -124,21 +135,29 @@ def layers_table(size, runs):
 
 
 def levels_table(size, runs):
-    """What stands between the spatial convolutions, as `pyramid` does it, beside torch's own, in the network's sizes."""
+    """What stands between the spatial convolutions, by `pyramid` and by torch itself, in the network's sizes."""
     half = size // 2
-    fine, coarse, upsampled = [torch.randn(1, *shape) for shape in ((12, *[size] * 3), (24, *[half] * 3), (20, *[half] * 3))]
-    weight, scores, layer = torch.randn(20, 12, 1, 1, 1), torch.zeros(1, 20, *[size] * 3), nn.Conv3d(36, 12, 3, padding=1, bias=False)
+    fine, coarse, upsampled = [
+        torch.randn(1, *shape) for shape in ((12, *[size] * 3), (24, *[half] * 3), (20, *[half] * 3))
+    ]
+    weight, scores, layer = (
+        torch.randn(20, 12, 1, 1, 1),
+        torch.zeros(1, 20, *[size] * 3),
+        nn.Conv3d(36, 12, 3, padding=1, bias=False),
+    )
 
     def trilinear(x):
         return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
 
     pairs = {
         f"maxima of 2^3, 12 channels of {size}^3": (
-            lambda: pyramid.max_pool(fine), lambda: functional.max_pool3d(fine, 2)
+            lambda: pyramid.max_pool(fine),
+            lambda: functional.max_pool3d(fine, 2),
         ),
         f"upsampling 20 channels of {half}^3": (lambda: pyramid.upsample(upsampled), lambda: trilinear(upsampled)),
         f"projecting 12 channels of {size}^3 to 20 and adding": (
-            lambda: pyramid.add_projection(scores, fine, weight), lambda: scores + functional.conv3d(fine, weight)
+            lambda: pyramid.add_projection(scores, fine, weight),
+            lambda: scores + functional.conv3d(fine, weight),
         ),
         f"upsampling 24 channels, joining 12, convolving with 3^3 to 12 channels of {size}^3": (
             lambda: pyramid.convolve_joined(layer, coarse, fine),
@@ -155,26 +174,37 @@ def levels_table(size, runs):
 def floor_table(size, runs):
     """What a cube through the mixed network costs by kind of operation, and the least that it could on this machine.
 
-    The least is the larger of two: its multiplications at the rate of a large matrix product, and the bytes of its operands
-    and results, once each, at the rate of a large copy.
+    The least is the larger of two: its multiplications at the rate of a large matrix product, and the bytes of its
+    operands and results, once each, at the rate of a large copy.
     """
     rate, copying = matrix_rate(), copy_rate()
-    print(f"Matrix products of 1024^3 in float32: {rate / 1e9:.0f} GMAC/s; copies of 256 MiB: {copying / 1e9:.1f} GB/s\n")
+    print(
+        f"Matrix products of 1024^3 in float32: {rate / 1e9:.0f} GMAC/s; copies of 256 MiB: {copying / 1e9:.1f} GB/s\n"
+    )
     run = inference("mixed", "fast", size)
     run()
     counters = [Counter() for _ in range(runs)]
     for counter in counters:
         with counter:
             run()
-    print("| mixed, kind of operation | calls | GMAC | GB | least, s | measured, s | share |\n|---|---|---|---|---|---|---|")
+    print(
+        "| mixed, kind of operation | calls | GMAC | GB | least, s | measured, s | share |\n"
+        "|---|---|---|---|---|---|---|"
+    )
     rows = []
     for name, (calls, macs, moved, _) in counters[0].kinds.items():
         measured = statistics.median(counter.kinds[name][3] for counter in counters)
         rows.append((name, calls, macs / 1e9, moved / 1e9, max(macs / rate, moved / copying), measured))
     rows.sort(key=lambda row: -row[5])
-    rows = [*(row for row in rows if row[5] >= 0.01), total("others", [row for row in rows if row[5] < 0.01]), total("all", rows)]
+    rows = [
+        *(row for row in rows if row[5] >= 0.01),
+        total("others", [row for row in rows if row[5] < 0.01]),
+        total("all", rows),
+    ]
     for name, calls, macs, moved, least, measured in rows:
-        print(f"| {name} | {calls} | {macs:.1f} | {moved:.2f} | {least:.2f} | {measured:.2f} | {least / measured:.2f} |")
+        print(
+            f"| {name} | {calls} | {macs:.1f} | {moved:.2f} | {least:.2f} | {measured:.2f} | {least / measured:.2f} |"
+        )
 
 
 def total(name, rows):
@@ -217,7 +247,9 @@ def multiplications(name, args, result):
 KINDS = {
     **dict.fromkeys(("conv3d", "convolution"), "convolutions"),
     **dict.fromkeys(("mm", "bmm", "matmul", "baddbmm", "baddbmm_"), "matrix products"),
-    **dict.fromkeys(("copy_", "clone", "cat", "pad", "constant_pad_nd", "contiguous", "stack", "reshape", "flatten"), "copies"),
+    **dict.fromkeys(
+        ("copy_", "clone", "cat", "pad", "constant_pad_nd", "contiguous", "stack", "reshape", "flatten"), "copies"
+    ),
     **dict.fromkeys(("add", "add_", "relu_", "maximum", "lerp"), "sums, maxima, interpolations"),
 }
 
@@ -305,7 +337,7 @@ def inference(variant, side, size):
 
 
 def spatial_layers(network, size):
-    """The convolutions of a network of other kernels than 1^3, alike ones once: ((name, module, input's shape), count)."""
+    """A network's convolutions of other kernels than 1^3, alike ones once: ((name, module, input's shape), count)."""
     found = {}
     hooks = [
         module.register_forward_pre_hook(
@@ -390,7 +422,7 @@ def peak_of(part, side, size):
 
 
 def peak():
-    """Bytes; of torch's tensors on a GPU; on Linux of this program alone, where `getrusage` counts what the one that started it had."""
+    """Bytes; of torch's tensors on a GPU; on Linux of this program alone: `getrusage` counts its parent's, too."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":

@@ -49,8 +49,10 @@ def main():
             results[name].append(in_own_process(name, options))
             print(f"{name}: {results[name][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
     facts = next(iter(results.values()))[0]
-    print(f"One {options.size}^3 cube on the CPU, {facts['threads']} threads, torch {facts['torch']}"
-          f"{', freed memory kept' if options.keep_memory else ''}\n")
+    print(
+        f"One {options.size}^3 cube on the CPU, {facts['threads']} threads, torch {facts['torch']}"
+        f"{', freed memory kept' if options.keep_memory else ''}\n"
+    )
     print(table({name: middle(rounds) for name, rounds in results.items()}))
 
 
@@ -90,12 +92,17 @@ def measure(name, size, threads=None):
 
 def our(name):
     """One of our networks as `Segmenter` runs it."""
-    from GaborSegLib.network import build_network
-    from GaborSegLib.segmenter import Segmenter
-    from GaborSegLib.weights import save_weights
+    from GaborSegLib.inference.segmenter import Segmenter
+    from GaborSegLib.model.network import build_network
+    from GaborSegLib.model.weights import save_weights
 
-    settings = {"conventional_kernel_size": 3, "gabor_kernel_size": 7, "in_channels": 1, "classes": CLASSES,
-                "base_channels": 12}
+    settings = {
+        "conventional_kernel_size": 3,
+        "gabor_kernel_size": 7,
+        "in_channels": 1,
+        "classes": CLASSES,
+        "base_channels": 12,
+    }
     names = [str(i) for i in range(1, CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "made.safetensors"
@@ -108,7 +115,7 @@ def parameters(name):
     """How many one of ours has, before its kernels are computed."""
     import torch
 
-    from GaborSegLib.network import build_network
+    from GaborSegLib.model.network import build_network
 
     with torch.device("meta"):
         return sum(p.numel() for p in build_network(name, classes=CLASSES).parameters())

@@ -1,7 +1,7 @@
 """How the bundled weight files are made: trained in stages, scored on the scans held out, and written with their cards.
 
-Needs the labelled scans and head label maps of GABORSEG_DATA. A stage that was interrupted goes on where it was, and one
-that is done is passed over, so the same command finishes the work after anything.
+Needs the labelled scans and head label maps of GABORSEG_DATA. A stage that was interrupted goes on where it was, and
+one that is done is passed over, so the same command finishes the work after anything.
 
     python Testing/benchmarks/recipe.py mixed                         # what a CPU can do, in hours
     python Testing/benchmarks/recipe.py mixed --gpu --gpus 0,1        # the paper's 300 epochs on whole scans
@@ -23,18 +23,19 @@ import numpy as np
 from accuracy import BRAIN_STEM, UNSEEN_HEADS, put_in_head, read_head, stem_label
 from scans import DATA, Scans, markdown
 
-from GaborSegLib import cli, finder
-from GaborSegLib.dataset import find_data, read_case
-from GaborSegLib.evaluation import evaluate
+from GaborSegLib import cli
+from GaborSegLib.data.dataset import find_data, read_case
+from GaborSegLib.data.heads import find_heads
+from GaborSegLib.evaluation.evaluation import evaluate
+from GaborSegLib.evaluation.metrics import dice
 from GaborSegLib.events import Terminal
-from GaborSegLib.heads import find_heads
-from GaborSegLib.images import replacing
-from GaborSegLib.metrics import dice
-from GaborSegLib.network import VARIANTS
-from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.files import replacing
+from GaborSegLib.inference import finder
+from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.model.network import VARIANTS
+from GaborSegLib.model.weights import bundled_weights, load_weights, read_card, save_weights
 from GaborSegLib.structures import resource_path
-from GaborSegLib.trainer import Options
-from GaborSegLib.weights import bundled_weights, load_weights, read_card, save_weights
+from GaborSegLib.training.trainer import Options
 
 SCANS = DATA / "oasis-neuromorphometrics"
 # Five scans of four people.
@@ -43,9 +44,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FACTS = DOCS / "oasis-card.json"
 
 CUBES = "--patch 64 --augmentation strong --dropout 0 --epochs 60 --decay 0.4 --validate-every 10"
-LARGER_CUBES = (
-    "--patch 96 --augmentation strong --dropout 0 --epochs 3 --decay 1 --validate-every 3 --lr 3e-4 --seed 1"
-)
+LARGER_CUBES = "--patch 96 --augmentation strong --dropout 0 --epochs 3 --decay 1 --validate-every 3 --lr 3e-4 --seed 1"
 IN_HEADS = "--augmentation scanner --find-brain --dropout 0 --decay 1"
 WITH_ARTEFACTS = IN_HEADS.replace("scanner", "artefacts")
 BALANCED = IN_HEADS.replace("scanner", "balanced")
@@ -62,25 +61,25 @@ CPU = {
         f"{IN_HEADS} --patch 96 --grid-size 144 --epochs 22 --lr 8e-4 --validate-every 11 --seed 3",
         f"{IN_HEADS} --patch 112 --grid-size 144 --epochs 13 --lr 6e-4 --validate-every 7 --seed 5",
         f"{WITH_ARTEFACTS} --patch 112 --grid-size 144 --epochs 16 --lr 6e-4 --validate-every 8 --seed 8",
-        # The bundled weights had six more epochs at the constant rate before, ended to change how heads are shown; all stages
-        # above were run before head and brain were interpolated together.
+        # The bundled weights had six more epochs at the constant rate before, ended to change how heads are shown; all
+        # stages above were run before head and brain were interpolated together.
         f"{BALANCED} --patch 112 --grid-size 144 --epochs 24 --lr 7e-4 --decay 0.6 --validate-every 12 --seed 14",
         f"{BALANCED} --patch 112 --grid-size 144 --epochs 34 --lr 6e-4 --decay 0.6 --validate-every 10 --seed 15",
         f"{BALANCED} --patch 112 --grid-size 160 --epochs 38 --lr 7e-4 --decay 0.6 --validate-every 10 --seed 16",
     ),
-    # From the bundled mixed weights, to whose conventional kernels the Gabor kernels of the finest levels are fitted. (The
-    # bundled Gabor weights began with the mixed ones of stage 4.)
+    # From the bundled mixed weights, to whose conventional kernels the Gabor kernels of the finest levels are fitted.
+    # (The bundled Gabor weights began with the mixed ones of stage 4.)
     "gabor": (
         f"{IN_HEADS} --patch 96 --grid-size 144 --epochs 5 --lr 3e-4 --validate-every 5 --seed 7",
         f"{WITH_ARTEFACTS} --patch 112 --grid-size 144 --epochs 6 --lr 4e-4 --validate-every 6 --seed 9",
     ),
 }
-# The finder: its look at the whole field of view, and the close one, which begins with the weights of the first and is the mean of
-# its two stages. The bundled first one was trained so, but with heads that were not interpolated together with the brain, and with
-# the whole brain as one label. The bundled outline's first stage was three, of 16 epochs on 96^3 and twice 40 on cubes of 96^3
-# from 144^3, with brains of 0.37 to 0.88 of the scale; between it and the second were 12 more epochs of that kind. In the five built
-# heads the mixed network loses 0.009 Dice with the mean and 0.011 with the first stage alone; with the last alone 0.015 (reach 8,
-# thinnest 5).
+# The finder: its look at the whole field of view, and the close one, which begins with the weights of the first and is
+# the mean of its two stages. The bundled first one was trained so, but with heads that were not interpolated together
+# with the brain, and with the whole brain as one label. The bundled outline's first stage was three, of 16 epochs on
+# 96^3 and twice 40 on cubes of 96^3 from 144^3, with brains of 0.37 to 0.88 of the scale; between it and the second
+# were 12 more epochs of that kind. In the five built heads the mixed network loses 0.009 Dice with the mean and 0.011
+# with the first stage alone; with the last alone 0.015 (reach 8, thinnest 5).
 TINY = "--base-channels 4 --dropout 0 --seed 1"
 FINDER = {
     "brain": (f"{TINY} --augmentation field --grid-size 96 --epochs 20 --lr 2e-3 --decay 0.6 --validate-every 5",),
@@ -91,15 +90,16 @@ FINDER = {
 }
 START = {"gabor": "mixed", "outline": "brain"}
 # The stages (from 1) after each of which a variant goes on from the mean of that stage's weights and those of the stage
-# before. For the conventional kernels, of shares of 0, 0.3, 0.5, 0.7 and 1 of the last stage (all on the validation scans, not
-# mirrored) 0.3 and 0.5 did best, by 0.001. For the mixed ones the mean has 0.860 at 1 mm where the stage with artefacts has
-# 0.858; that stage alone loses less to artefacts. Three more mixed stages from there, of 12 to 14 epochs on 112^3 (artefacts;
-# artefacts with more of the heads near the brain; with elastic deformations of up to 8 voxels, not kept in the code), ended
-# below where they began, 0.860, 0.859 and 0.857 against 0.863 on the cube without the mirror image; so did means with them
-# (0.861 to 0.862). The next two stages, balanced, ended at 0.868 and 0.872; what of them did that (mild images, normalised
-# ones, more epochs) was not separated. The last one, on a finer cube, has 0.870 at 1 mm but 0.867 on the paper's coarser cube,
-# where the stage before has 0.867 and 0.871; their mean, on a cube between both, has the better of each. On a cube of 176^3 a
-# stage fell behind (0.851 on it after 20 epochs) and was ended.
+# before. For the conventional kernels, of shares of 0, 0.3, 0.5, 0.7 and 1 of the last stage (all on the validation
+# scans, not mirrored) 0.3 and 0.5 did best, by 0.001. For the mixed ones the mean has 0.860 at 1 mm where the stage
+# with artefacts has 0.858; that stage alone loses less to artefacts. Three more mixed stages from there, of 12 to 14
+# epochs on 112^3 (artefacts; artefacts with more of the heads near the brain; with elastic deformations of up to 8
+# voxels, not kept in the code), ended below where they began, 0.860, 0.859 and 0.857 against 0.863 on the cube without
+# the mirror image; so did means with them (0.861 to 0.862). The next two stages, balanced, ended at 0.868 and 0.872;
+# what of them did that (mild images, normalised ones, more epochs) was not separated. The last one, on a finer cube,
+# has 0.870 at 1 mm but 0.867 on the paper's coarser cube, where the stage before has 0.867 and 0.871; their mean, on a
+# cube between both, has the better of each. On a cube of 176^3 a stage fell behind (0.851 on it after 20 epochs) and
+# was ended.
 AVERAGED = {"conventional": (3,), "mixed": (5, 8), "outline": (2,)}
 GPU = (
     "--augmentation balanced --find-brain --grid-size 144 --epochs 300 --decay 0.3 --validate-every 5 --workers 8 "
@@ -129,7 +129,7 @@ def main():
 
 
 def train(name, gpu, folder, more):
-    """Run all stages of a variant, or of the finder, each from the best weights of the one before; returns the last one's path."""
+    """Run all stages of a variant, or of the finder, each from the best weights of the one before; the last path."""
     variant, data, stages = name, SCANS, GPU if gpu else CPU.get(name)
     if name in FINDER:
         variant, data, stages = "conventional", brains(folder / "brains"), FINDER[name]
@@ -159,7 +159,10 @@ def run_stage(name, data, variant, stage, weights, folder, more):
 
 
 def brains(folder):
-    """The scans, in a folder with other label maps: the brain is all that is not 0. (Heads are built without its stem.)"""
+    """The scans, in a folder with other label maps: the brain is all that is not 0.
+
+    (Heads are built without its stem.)
+    """
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     if not (folder / "T1w").exists():
         (folder / "T1w").symlink_to((SCANS / "T1w").resolve())
@@ -208,7 +211,7 @@ def bundle(weights, path, average=None):
 
 
 def bundle_finder(weights, path):
-    """Write weights of the finder, with how well it finds the validation scans' brains in heads never seen in training."""
+    """Write weights of the finder, with how well it finds the validation scans' brains in unseen heads."""
     opened = load_weights(weights)
     save_weights(path, opened.network, opened.card)
     scans, heads = Scans(SCANS), [read_head(file) for file in find_heads(DATA / "head-label-maps")[UNSEEN_HEADS:]]
@@ -239,7 +242,8 @@ def write_cards():
     """Write what the cards of the bundled weight files say into docs/models.md."""
     paths = [*bundled_weights().values(), *map(resource_path, finder.WEIGHTS)]
     intro = (
-        "# Model cards\n\nWhat the bundled weight files say about themselves (`gaborseg info FILE` shows all of it). Written by "
+        "# Model cards\n\nWhat the bundled weight files say about themselves (`gaborseg info FILE` shows all of it). "
+        "Written by "
         "`python Testing/benchmarks/recipe.py --cards`."
     )
     with replacing(DOCS / "models.md") as temporary:
@@ -254,31 +258,57 @@ def card_text(path):
     rows = [
         ["Kernels", f"{card['variant']}, {len(card['structures'])} structures, cube of {card['grid_size']}^3"],
         ["SHA-256 of the weights", card["sha256"]],
-        *([title, card[key]] for title, key in (
-            ("Training data", "data_description"), ("Credits", "credits"), ("Licence", "licence"), ("Limits", "limits"),
-        ) if key in card),
+        *(
+            [title, card[key]]
+            for title, key in (
+                ("Training data", "data_description"),
+                ("Credits", "credits"),
+                ("Licence", "licence"),
+                ("Limits", "limits"),
+            )
+            if key in card
+        ),
         ["Trained on the scans", ", ".join(training["scans"])],
         *([f"Stage {number}", stage_text(stage)] for number, stage in enumerate(stages, start=1)),
-        ["Held out", ", ".join(validation["scans"]) + "".join(f" ({validation[k]})" for k in ["note"] if k in validation)],
-        ["Mean Dice on them", f"{validation['dice_mean']} on the cube" + "".join(
-            f", {validation[key]} on the scans' own grids" for key in ["dice_mean_scan_grid"] if key in validation
-        )],
+        [
+            "Held out",
+            ", ".join(validation["scans"]) + "".join(f" ({validation[k]})" for k in ["note"] if k in validation),
+        ],
+        [
+            "Mean Dice on them",
+            f"{validation['dice_mean']} on the cube"
+            + "".join(
+                f", {validation[key]} on the scans' own grids" for key in ["dice_mean_scan_grid"] if key in validation
+            ),
+        ],
     ]
-    scores = {key: validation[key] for key in ("dice", "dice_scan_grid", "hd95_mm_scan_grid", "msd_mm_scan_grid")
-              if key in validation}
-    titles = {"dice": "Dice, cube", "dice_scan_grid": "Dice, own grid", "hd95_mm_scan_grid": "95 % Hausdorff, mm",
-              "msd_mm_scan_grid": "mean surface distance, mm"}
+    scores = {
+        key: validation[key]
+        for key in ("dice", "dice_scan_grid", "hd95_mm_scan_grid", "msd_mm_scan_grid")
+        if key in validation
+    }
+    titles = {
+        "dice": "Dice, cube",
+        "dice_scan_grid": "Dice, own grid",
+        "hd95_mm_scan_grid": "95 % Hausdorff, mm",
+        "msd_mm_scan_grid": "mean surface distance, mm",
+    }
     names = [name for name in card["structures"] if name in scores["dice"]]
-    table = markdown(["Structure", *(titles[key] for key in scores)],
-                     [[name, *(values[name] for values in scores.values())] for name in names])
+    table = markdown(
+        ["Structure", *(titles[key] for key in scores)],
+        [[name, *(values[name] for values in scores.values())] for name in names],
+    )
     return f"## {path.stem}\n\n{markdown(['', ''], rows)}\n\n{table}"
 
 
 def stage_text(stage):
     """The options of a stage as `gaborseg train` takes them, but for those that are its defaults."""
     default = asdict(Options())
-    options = [f"--{'lr' if key == 'learning_rate' else key.replace('_', '-')} {value}" for key, value in stage.items()
-               if key in default and value != default[key] and value is not True and key != "heads"]
+    options = [
+        f"--{'lr' if key == 'learning_rate' else key.replace('_', '-')} {value}"
+        for key, value in stage.items()
+        if key in default and value != default[key] and value is not True and key != "heads"
+    ]
     options += [f"--{key.replace('_', '-')}" for key, value in stage.items() if value is True]
     options += [f"--heads ({stage['heads']} label maps)"] if stage.get("heads") else []
     mean = f"; {stage['averaged']}" if "averaged" in stage else ""

@@ -14,7 +14,7 @@ import numpy as np
 from degradations import DEGRADATIONS, degraded
 from scans import Network, Scans, add_options, markdown, saving
 
-from GaborSegLib.images import replacing
+from GaborSegLib.files import replacing
 
 KEPT = 0.5  # of a structure's volume must be in view, or its Dice says little
 LIMIT = 0.05  # Dice that a change should cost at most
@@ -96,7 +96,8 @@ def robustness_table(rows):
             line += [_three_digits(means[name][-1]), f"{_three_digits(lost[worst])} ({worst})"]
             trouble += [
                 f"{name}, {r['scan']}, {' '.join(kind)}: {r['failure'] or r['structure'] + ' was not found'}"
-                for r in chosen if r["dice"] == 0
+                for r in chosen
+                if r["dice"] == 0
             ]
         lines.append(line)
     notes = []

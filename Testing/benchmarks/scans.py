@@ -9,14 +9,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from GaborSegLib.dataset import read_case
+from GaborSegLib.data.dataset import read_case
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError
-from GaborSegLib.grid import Grid
-from GaborSegLib.images import replacing
-from GaborSegLib.metrics import dice
-from GaborSegLib.segmenter import Segmenter
-from GaborSegLib.sources import find_data
-from GaborSegLib.weights import bundled_weights
+from GaborSegLib.evaluation.metrics import dice
+from GaborSegLib.files import replacing
+from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.model.weights import bundled_weights
+from GaborSegLib.scans.grid import Grid
 
 DATA = Path(os.environ.get("GABORSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -102,7 +102,9 @@ def add_options(parser):
     parser.add_argument("weights", nargs="*", default=["mixed"], metavar="WEIGHTS", help="variants or weight files")
     parser.add_argument("--data", type=Path, default=DATA / "oasis-neuromorphometrics", help="labelled scans")
     parser.add_argument(
-        "--scans", type=lambda text: text.split(","), metavar="IDS",
+        "--scans",
+        type=lambda text: text.split(","),
+        metavar="IDS",
         help="scans to measure on (default: those that the weight file's card says were held out)",
     )
     parser.add_argument("--device", default="auto")

@@ -11,10 +11,10 @@ import argparse
 import numpy as np
 import SimpleITK as sitk
 
-from GaborSegLib.demo import icbm152
-from GaborSegLib.images import Image, itk_image
-from GaborSegLib.metrics import dice
-from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.cli.demo import icbm152
+from GaborSegLib.evaluation.metrics import dice
+from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.scans.image import Image, itk_image
 
 
 def main():

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import nibabel
 
-from GaborSegLib.demo import icbm152
+from GaborSegLib.cli.demo import icbm152
 
 IN_A_ROW = """
 import sys
 from pathlib import Path
-from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.inference.segmenter import Segmenter
 segmenter = Segmenter(sys.argv[1])
 for scan in sorted(Path(sys.argv[2]).iterdir()):
     segmenter.segment(scan).save(Path(sys.argv[3]) / scan.name)
@@ -52,7 +52,7 @@ def made(path):
 
 def click(scan, weights, rounds, out):
     runs = [timed(*segment(weights, scan, out), "--profile") for _ in range(rounds)]
-    seconds, text = min(runs)
+    _seconds, text = min(runs)
     print(f"One click with {weights}: {', '.join(f'{run[0]:.1f}' for run in sorted(runs))} s\n")
     print(text[text.index("Stage ") :])
 

@@ -1,4 +1,5 @@
 """python Testing/host SCRIPT [ARGUMENTS]: runs a Python script in the test host, as `Slicer --python-script` does."""
+
 import importlib.util
 import runpy
 import sys

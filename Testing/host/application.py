@@ -1,4 +1,5 @@
 """slicer.app and what hangs on it: the scene with the real module logics, the module factory, the main window."""
+
 import importlib.util
 import os
 import sys
@@ -13,10 +14,16 @@ from PySide6 import QtCore, QtWidgets
 
 from . import mrml_widgets, packaging, parameter_node, pythonqt, scripted_module, views
 
-LOGICS = {"segmentations": "vtkSlicerSegmentationsModuleLogic", "volumes": "vtkSlicerVolumesLogic",
-          "colors": "vtkSlicerColorLogic", "terminologies": "vtkSlicerTerminologiesModuleLogic",
-          "tables": "vtkSlicerTablesLogic", "plots": "vtkSlicerPlotsLogic", "models": "vtkSlicerModelsLogic",
-          "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
+LOGICS = {
+    "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "volumes": "vtkSlicerVolumesLogic",
+    "colors": "vtkSlicerColorLogic",
+    "terminologies": "vtkSlicerTerminologiesModuleLogic",
+    "tables": "vtkSlicerTablesLogic",
+    "plots": "vtkSlicerPlotsLogic",
+    "models": "vtkSlicerModelsLogic",
+    "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+}
 VERSION = pythonqt.INVENTORY["versions"]["slicer"].split("-")[0]
 
 
@@ -111,6 +118,7 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
 
 class ModuleSelector:
     """Entering a module leaves the one before."""
+
     selectedModule = ""
 
     def __init__(self, window):
@@ -140,6 +148,7 @@ class qSlicerLoadableModule(QtCore.QObject):
 
 class qSlicerScriptedLoadableModule(QtCore.QObject):
     """A module in Python. What its class writes on `parent` is kept as plain attributes."""
+
     hidden, icon, index = False, None, -1
 
     def __init__(self, path):
@@ -220,9 +229,18 @@ def start():
     _offer("parameterNodeWrapper", parameter_node.make_module())
     _offer("packaging", packaging.make_module())
     mrml_widgets.register()
-    for item in (qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget, qSlicerLoadableModule,
-                 qSlicerModuleManager, qSlicerMainWindow, views.qMRMLThreeDView, views.qMRMLThreeDWidget,
-                 views.qMRMLPlotView, views.qMRMLPlotWidget, views.qSlicerLayoutManager):
+    for item in (
+        qSlicerScriptedLoadableModule,
+        qSlicerScriptedLoadableModuleWidget,
+        qSlicerLoadableModule,
+        qSlicerModuleManager,
+        qSlicerMainWindow,
+        views.qMRMLThreeDView,
+        views.qMRMLThreeDWidget,
+        views.qMRMLPlotView,
+        views.qMRMLPlotWidget,
+        views.qSlicerLayoutManager,
+    ):
         setattr(slicer, item.__name__, item)
     slicer.modules, slicer.selfTests = types.SimpleNamespace(), {}
     slicer.app = qSlicerApplication()

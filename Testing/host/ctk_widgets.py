@@ -1,4 +1,5 @@
 """The widgets of CTK that a module's panel is made of, as small real Qt widgets under the same names."""
+
 import types
 
 from PySide6 import QtCore, QtWidgets
@@ -70,8 +71,9 @@ class ctkCollapsibleButton(_Collapsible, QtWidgets.QAbstractButton):
         option = QtWidgets.QStyleOptionButton()
         option.initFrom(self)
         option.rect.setHeight(self._header())
-        option.text = ("\N{BLACK DOWN-POINTING TRIANGLE}  " if self.isChecked() else
-                       "\N{BLACK RIGHT-POINTING TRIANGLE}  ") + self.text
+        option.text = (
+            "\N{BLACK DOWN-POINTING TRIANGLE}  " if self.isChecked() else "\N{BLACK RIGHT-POINTING TRIANGLE}  "
+        ) + self.text
         QtWidgets.QStylePainter(self).drawControl(QtWidgets.QStyle.ControlElement.CE_PushButton, option)
 
     def sizeHint(self):
@@ -92,6 +94,7 @@ class ctkCollapsibleGroupBox(_Collapsible, QtWidgets.QGroupBox):
 
 class ctkPathLineEdit(QtWidgets.QWidget):
     """A path that can be typed, browsed for, or taken from the ones used before (kept in the settings)."""
+
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
     Dirs, Files, Drives, NoSymLinks = 1, 2, 4, 8
@@ -112,14 +115,18 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._combo.currentTextChanged.connect(lambda text: self.currentPathChanged.emit(text))
 
     def _value(name):
-        return Property({"filters": int, "nameFilters": "QStringList"}.get(name, str),
-                        lambda self: self._values[name], lambda self, value: self._values.update({name: value}))
+        return Property(
+            {"filters": int, "nameFilters": "QStringList"}.get(name, str),
+            lambda self: self._values[name],
+            lambda self, value: self._values.update({name: value}),
+        )
 
     filters, nameFilters, label = _value("filters"), _value("nameFilters"), _value("label")
     settingKey = Property(str, lambda self: self._values["settingKey"], lambda self, key: self._set_key(key))
     currentPath = Property(str, lambda self: self._combo.currentText, lambda self, path: self.setCurrentPath(path))
-    showBrowseButton = Property(bool, lambda self: not self._button.isHidden(),
-                                lambda self, on: self._button.setVisible(on))
+    showBrowseButton = Property(
+        bool, lambda self: not self._button.isHidden(), lambda self, on: self._button.setVisible(on)
+    )
     showHistoryButton = Property(bool, lambda self: True, lambda self, on: None)
 
     def _set_key(self, key):
@@ -160,10 +167,13 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
 class ctkMessageBox(QtWidgets.QMessageBox):
     """Slicer's own message box; whether to show it again is remembered under a settings key."""
-    dontShowAgainSettingsKey = Property(str, lambda self: getattr(self, "_key", ""),
-                                        lambda self, key: setattr(self, "_key", key))
-    dontShowAgainVisible = Property(bool, lambda self: getattr(self, "_visible", False),
-                                    lambda self, on: setattr(self, "_visible", on))
+
+    dontShowAgainSettingsKey = Property(
+        str, lambda self: getattr(self, "_key", ""), lambda self, key: setattr(self, "_key", key)
+    )
+    dontShowAgainVisible = Property(
+        bool, lambda self: getattr(self, "_visible", False), lambda self, on: setattr(self, "_visible", on)
+    )
 
 
 def make_ctk_module():

@@ -6,6 +6,7 @@
 
 A message with one button closes by itself. A question nobody has answered raises, and is noted in `unanswered`.
 """
+
 from PySide6 import QtCore
 
 answers, shown, unanswered = [], [], []
@@ -33,12 +34,14 @@ def take_over(QtWidgets):
     def static_message(icon, default):
         def show(parent, title, text, buttons=default, defaultButton=box.NoButton):
             return box(icon, title, text, buttons, parent).exec()
+
         return staticmethod(show)
 
     def file_dialog(empty):
         def ask(parent=None, caption="", *arguments, **options):
             shown.append(caption)
             return _next_answer(caption) or empty  # PythonQt returns the path alone, without the chosen filter
+
         return staticmethod(ask)
 
     def run_event_loop(self):
@@ -49,8 +52,12 @@ def take_over(QtWidgets):
 
     dialog.exec = dialog.exec_ = exec_dialog
     box.exec = box.exec_ = exec_message
-    for name, default in (("information", box.Ok), ("warning", box.Ok), ("critical", box.Ok),
-                          ("question", box.Yes | box.No)):
+    for name, default in (
+        ("information", box.Ok),
+        ("warning", box.Ok),
+        ("critical", box.Ok),
+        ("question", box.Yes | box.No),
+    ):
         setattr(box, name, static_message(getattr(box, name.capitalize()), default))
     for name in ("getOpenFileName", "getSaveFileName", "getExistingDirectory"):
         setattr(files, name, file_dialog(""))

@@ -5,22 +5,45 @@ usage: make_inventory.py FOLDER        FOLDER holds names.json and kinds.json, r
 Only names are kept (they are facts), and only for what a scripted module with a panel is likely to touch. A class
 lists the names it has beyond those of its base, so that the file stays small.
 """
+
 import json
 import sys
 from pathlib import Path
 
 BASES = {"QObject": "qt.QObject", "QWidget": "qt.QWidget"}
 EXTRA_CLASSES = {
-    "qt.QObject", "qt.QAbstractButton", "qt.QAbstractItemView", "qt.QTableView", "qt.QHeaderView", "qt.QApplication",
-    "qt.QUiLoader", "qt.QDir", "qt.QFileInfo", "qt.QStyle", "qt.QSizePolicy", "qt.QEvent", "qt.QMainWindow",
-    "qt.QTableWidgetItem", "qt.QDesktopServices", "qt.QClipboard", "qt.QSpacerItem", "qt.QDialogButtonBox",
-    "slicer.qMRMLThreeDView", "slicer.qSlicerScriptedLoadableModule", "slicer.qSlicerScriptedLoadableModuleWidget",
-    "slicer.qSlicerLoadableModule", "slicer.qSlicerModuleManager", "slicer.qSlicerLayoutManager",
+    "qt.QObject",
+    "qt.QAbstractButton",
+    "qt.QAbstractItemView",
+    "qt.QTableView",
+    "qt.QHeaderView",
+    "qt.QApplication",
+    "qt.QUiLoader",
+    "qt.QDir",
+    "qt.QFileInfo",
+    "qt.QStyle",
+    "qt.QSizePolicy",
+    "qt.QEvent",
+    "qt.QMainWindow",
+    "qt.QTableWidgetItem",
+    "qt.QDesktopServices",
+    "qt.QClipboard",
+    "qt.QSpacerItem",
+    "qt.QDialogButtonBox",
+    "slicer.qMRMLThreeDView",
+    "slicer.qSlicerScriptedLoadableModule",
+    "slicer.qSlicerScriptedLoadableModuleWidget",
+    "slicer.qSlicerLoadableModule",
+    "slicer.qSlicerModuleManager",
+    "slicer.qSlicerLayoutManager",
 }
 INSTANCES = {
-    "slicer.app": "slicer.app", "slicer.app.layoutManager()": "slicer.qSlicerLayoutManager",
-    "mainWindow": "slicer.qSlicerMainWindow", "moduleManager": "slicer.qSlicerModuleManager",
-    "threeDView": "slicer.qMRMLThreeDView", "threeDWidget": "slicer.qMRMLThreeDWidget",
+    "slicer.app": "slicer.app",
+    "slicer.app.layoutManager()": "slicer.qSlicerLayoutManager",
+    "mainWindow": "slicer.qSlicerMainWindow",
+    "moduleManager": "slicer.qSlicerModuleManager",
+    "threeDView": "slicer.qMRMLThreeDView",
+    "threeDWidget": "slicer.qMRMLThreeDWidget",
 }
 
 

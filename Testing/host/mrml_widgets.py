@@ -1,4 +1,5 @@
 """The MRML widgets that a panel is made of: small real Qt widgets over real MRML nodes, under the same names."""
+
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -42,6 +43,7 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 class qMRMLNodeComboBox(_Observing, QtWidgets.QWidget):
     """Chooses a node of the scene. Without "None" the first suitable node is chosen by itself."""
+
     currentNodeChanged = Signal((object,), (bool,))
     currentNodeIDChanged = Signal(str)
     nodeAdded = Signal(object)
@@ -50,10 +52,20 @@ class qMRMLNodeComboBox(_Observing, QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._scene, self._node, self._attributes = None, None, []
-        self._options = {"nodeTypes": [], "hideChildNodeTypes": [], "baseName": "", "noneDisplay": "None",
-                         "noneEnabled": False, "addEnabled": True, "removeEnabled": True, "renameEnabled": False,
-                         "editEnabled": False, "showHidden": False, "showChildNodeTypes": True,
-                         "selectNodeUponCreation": True}
+        self._options = {
+            "nodeTypes": [],
+            "hideChildNodeTypes": [],
+            "baseName": "",
+            "noneDisplay": "None",
+            "noneEnabled": False,
+            "addEnabled": True,
+            "removeEnabled": True,
+            "renameEnabled": False,
+            "editEnabled": False,
+            "showHidden": False,
+            "showChildNodeTypes": True,
+            "selectNodeUponCreation": True,
+        }
         self._combo = QtWidgets.QComboBox()
         self._combo.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
         layout = QtWidgets.QVBoxLayout(self)
@@ -66,8 +78,12 @@ class qMRMLNodeComboBox(_Observing, QtWidgets.QWidget):
 
     def setMRMLScene(self, scene):
         self._scene = scene
-        self._observe(scene, slicer.vtkMRMLScene.NodeAddedEvent, slicer.vtkMRMLScene.NodeRemovedEvent,
-                      slicer.vtkMRMLScene.EndBatchProcessEvent)
+        self._observe(
+            scene,
+            slicer.vtkMRMLScene.NodeAddedEvent,
+            slicer.vtkMRMLScene.NodeRemovedEvent,
+            slicer.vtkMRMLScene.EndBatchProcessEvent,
+        )
         self._refresh()
 
     def _on_event(self, caller, event):
@@ -127,8 +143,11 @@ class qMRMLNodeComboBox(_Observing, QtWidgets.QWidget):
         else:
             fits = kind in options["nodeTypes"]
         wanted = [(name, value) for node_type, name, value in self._attributes if node.IsA(node_type)]
-        return (fits and (options["showHidden"] or not node.GetHideFromEditors())
-                and all(node.GetAttribute(name) and value in (None, node.GetAttribute(name)) for name, value in wanted))
+        return (
+            fits
+            and (options["showHidden"] or not node.GetHideFromEditors())
+            and all(node.GetAttribute(name) and value in (None, node.GetAttribute(name)) for name, value in wanted)
+        )
 
     def _refresh(self):
         nodes = self._nodes()
@@ -161,6 +180,7 @@ class qMRMLNodeComboBox(_Observing, QtWidgets.QWidget):
         def put(self, value):
             self._options[name] = list(value) if kind == "QStringList" else value
             self._refresh()
+
         return Property(kind, lambda self: self._options[name], put)
 
     nodeTypes, hideChildNodeTypes = _option("nodeTypes", "QStringList"), _option("hideChildNodeTypes", "QStringList")
@@ -175,6 +195,7 @@ class qMRMLNodeComboBox(_Observing, QtWidgets.QWidget):
 
 class qMRMLSegmentsTableView(_Observing, qMRMLWidget):
     """Name, colour, opacity and visibility of the segments of a segmentation."""
+
     selectionChanged = Signal(object, object)
     _node = None
 
@@ -197,8 +218,13 @@ class qMRMLSegmentsTableView(_Observing, qMRMLWidget):
 
     def setSegmentationNode(self, node):
         self._node = node
-        self._observe(node, slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved,
-                      slicer.vtkSegmentation.SegmentModified, slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent)
+        self._observe(
+            node,
+            slicer.vtkSegmentation.SegmentAdded,
+            slicer.vtkSegmentation.SegmentRemoved,
+            slicer.vtkSegmentation.SegmentModified,
+            slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent,
+        )
         self._refresh()
 
     def tableWidget(self):
@@ -242,22 +268,32 @@ class qMRMLSegmentsTableView(_Observing, qMRMLWidget):
             display.SetSegmentVisibility(self._ids()[item.row()], shown)
 
     def _column(number):
-        return Property(bool, lambda self: not self._table.isColumnHidden(number),
-                        lambda self, on: self._table.setColumnHidden(number, not on))
+        return Property(
+            bool,
+            lambda self: not self._table.isColumnHidden(number),
+            lambda self, on: self._table.setColumnHidden(number, not on),
+        )
 
     visibilityColumnVisible, colorColumnVisible, opacityColumnVisible = _column(0), _column(1), _column(2)
     statusColumnVisible = Property(bool, lambda self: False, lambda self, on: None)
-    headerVisible = Property(bool, lambda self: not self._table.horizontalHeader().isHidden(),
-                             lambda self, on: self._table.horizontalHeader().setVisible(on))
+    headerVisible = Property(
+        bool,
+        lambda self: not self._table.horizontalHeader().isHidden(),
+        lambda self, on: self._table.horizontalHeader().setVisible(on),
+    )
     readOnly = Property(bool, lambda self: False, lambda self, on: None)
     filterBarVisible = Property(bool, lambda self: False, lambda self, on: None)
-    selectionMode = Property(int, lambda self: int(self._table.selectionMode),
-                             lambda self, mode: self._table.setProperty("selectionMode", mode) and None)
+    selectionMode = Property(
+        int,
+        lambda self: int(self._table.selectionMode),
+        lambda self, mode: self._table.setProperty("selectionMode", mode) and None,
+    )
     segmentCount = Property(int, lambda self: len(self._ids()))
 
 
 class qMRMLSegmentationShow3DButton(_Observing, QtWidgets.QPushButton):
     """Pressed: the segmentation has closed surfaces and they are visible in 3D."""
+
     _node = None
 
     def __init__(self, *arguments):
@@ -272,9 +308,13 @@ class qMRMLSegmentationShow3DButton(_Observing, QtWidgets.QPushButton):
 
     def setSegmentationNode(self, node):
         self._node = node
-        self._observe(node, slicer.vtkSegmentation.ContainedRepresentationNamesModified,
-                      slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved,
-                      slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent)
+        self._observe(
+            node,
+            slicer.vtkSegmentation.ContainedRepresentationNamesModified,
+            slicer.vtkSegmentation.SegmentAdded,
+            slicer.vtkSegmentation.SegmentRemoved,
+            slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent,
+        )
         self._refresh()
 
     def _switch(self, on):
@@ -290,8 +330,11 @@ class qMRMLSegmentationShow3DButton(_Observing, QtWidgets.QPushButton):
         self.setEnabled(bool(segmentation and segmentation.GetNumberOfSegments()))
         surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
         display = self._node.GetDisplayNode() if self._node else None
-        self.setChecked(bool(segmentation and segmentation.ContainsRepresentation(surface)
-                             and display and display.GetVisibility3D()))
+        self.setChecked(
+            bool(
+                segmentation and segmentation.ContainsRepresentation(surface) and display and display.GetVisibility3D()
+            )
+        )
 
 
 WIDGETS = {name: item for name, item in list(globals().items()) if name.startswith("qMRML")}

@@ -1,8 +1,9 @@
 """`slicer.packaging`, which here notes what would be installed and installs nothing.
 
-    packaging.requested                what pip was asked for, one list per call
-    packaging.refusal = Exception(..)  the next call fails with it
+packaging.requested                what pip was asked for, one list per call
+packaging.refusal = Exception(..)  the next call fails with it
 """
+
 import subprocess
 import types
 
@@ -11,8 +12,18 @@ import slicer
 requested, refusal = [], None
 
 
-def pip_install(requirements, constraints=None, no_deps_requirements=None, skip_packages=None, blocking=True,
-                show_progress=True, requester=None, parent=None, logCallback=None, completedCallback=None):
+def pip_install(
+    requirements,
+    constraints=None,
+    no_deps_requirements=None,
+    skip_packages=None,
+    blocking=True,
+    show_progress=True,
+    requester=None,
+    parent=None,
+    logCallback=None,
+    completedCallback=None,
+):
     global refusal
     requested.append([requirements] if isinstance(requirements, str) else [str(r) for r in requirements])
     failure, refusal = refusal, None
@@ -26,7 +37,9 @@ def pip_install(requirements, constraints=None, no_deps_requirements=None, skip_
 
 def pip_check(requirements):
     from importlib import metadata
+
     from packaging.requirements import Requirement
+
     for requirement in requirements if isinstance(requirements, (list, tuple)) else [requirements]:
         wanted = Requirement(str(requirement))
         try:
@@ -37,8 +50,16 @@ def pip_check(requirements):
     return True
 
 
-def pip_ensure(requirements, constraints=None, skip_packages=None, prompt_install=True, prompt_restart=True,
-               requester=None, skip_in_testing=True, show_progress=True):
+def pip_ensure(
+    requirements,
+    constraints=None,
+    skip_packages=None,
+    prompt_install=True,
+    prompt_restart=True,
+    requester=None,
+    skip_in_testing=True,
+    show_progress=True,
+):
     missing = [str(r) for r in requirements if not pip_check(r)]
     if not missing or (skip_in_testing and slicer.app.testingEnabled()):
         return

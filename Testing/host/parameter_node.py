@@ -3,6 +3,7 @@
 As far as a panel needs it: numbers, texts, paths, enumerations, lists of those, and references to nodes. Refuses what
 Slicer's own refuses: values of another type, choices outside the annotation, widgets of another class.
 """
+
 import enum
 import json
 import pathlib
@@ -78,7 +79,7 @@ class _Parameter:
             return None
         if self.item:
             return []
-        return list(self.type)[0] if issubclass(self.type, enum.Enum) else self.type()
+        return next(iter(self.type)) if issubclass(self.type, enum.Enum) else self.type()
 
     def annotation(self, kind):
         return next((a for a in self.annotations if isinstance(a, kind)), None)
@@ -120,8 +121,10 @@ class _Parameter:
         return self.type[text] if issubclass(self.type, enum.Enum) else self.type(text)
 
     def property(self):
-        return property(lambda wrapper: self.read(wrapper.parameterNode),
-                        lambda wrapper, value: self.write(wrapper.parameterNode, value))
+        return property(
+            lambda wrapper: self.read(wrapper.parameterNode),
+            lambda wrapper, value: self.write(wrapper.parameterNode, value),
+        )
 
 
 class _Wrapper:
@@ -200,6 +203,7 @@ class _Wrapper:
 
 class _Binding:
     """One parameter and one widget. The widget's class has to be exactly one of these."""
+
     KINDS = {
         (QtWidgets.QCheckBox, bool): ("checked", "stateChanged"),
         (QtWidgets.QPushButton, bool): ("checked", "toggled"),
@@ -232,8 +236,9 @@ class _Binding:
         elif (widget_type, parameter.type) in self.KINDS:
             self.attribute, self.signal = self.KINDS[widget_type, parameter.type]
         else:
-            raise RuntimeError(f"Unable to create GUI connector from datatype '{parameter.hint}' to widget type "
-                               f"'{widget_type}'")
+            raise RuntimeError(
+                f"Unable to create GUI connector from datatype '{parameter.hint}' to widget type '{widget_type}'"
+            )
 
     def _options(self):
         choice = self.parameter.annotation(Choice)
@@ -248,7 +253,7 @@ class _Binding:
         if type(self.widget) is QtWidgets.QSlider and not (low and high):
             raise RuntimeError("Cannot have a connection to a slider where the type is unbounded.")
         whole = self.parameter.type is int
-        self.widget.minimum = low.minimum if low else -2**31 if whole else float("-inf")
+        self.widget.minimum = low.minimum if low else -(2**31) if whole else float("-inf")
         self.widget.maximum = high.maximum if high else 2**31 - 1 if whole else float("inf")
 
     def to_widget(self):

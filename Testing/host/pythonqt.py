@@ -4,6 +4,7 @@ What differs between the two, and is bridged here: Qt properties are attributes 
 are connected by their C++ signature, enumerations are plain integers, file dialogs return a path, and names that
 Slicer's Qt 5 lacks are taken away. The classes themselves are PySide6's, changed once for the whole process.
 """
+
 import json
 import re
 import types
@@ -16,7 +17,10 @@ from . import dialogs
 
 INVENTORY = json.loads(Path(__file__).with_name("inventory.json").read_text(encoding="utf-8"))
 PROPERTIES = {name for names in INVENTORY["properties"].values() for name in names} | {
-    "applicationName", "applicationVersion", "organizationName"}
+    "applicationName",
+    "applicationVersion",
+    "organizationName",
+}
 # Qt asks the Python class for these when it computes them itself: reading the property would never end.
 VIRTUAL = {"sizeHint", "minimumSizeHint"}
 # What PythonQt answers to although dir() does not list it, and what PySide6 needs for itself.
@@ -59,8 +63,11 @@ def answer_connect_ourselves(cls):
         if name not in ours:
             return theirs(self, name)
         # PySide6 itself connects in its own way inside QTimer.singleShot.
-        return lambda *a: (ours[name](self, *a) if a and type(a[0]) is str and len(a) == 2 and a[0][0] not in "12"
-                           else theirs(self, name)(*a))
+        return lambda *a: (
+            ours[name](self, *a)
+            if a and type(a[0]) is str and len(a) == 2 and a[0][0] not in "12"
+            else theirs(self, name)(*a)
+        )
 
     cls.__getattribute__ = get
 
@@ -126,6 +133,7 @@ def bound_signal(sender, signature):
 
 class WithoutArguments:
     """`clicked()` of a signal `clicked(bool)`: the slot gets nothing, so that its default arguments hold."""
+
     wrappers = []
 
     def __init__(self, signal):
@@ -144,6 +152,7 @@ class WithoutArguments:
 
 class QUiLoader(QtUiTools.QUiLoader):
     """Loads a Qt Designer file with the widgets of ctk and MRML, whose classes are Python's here."""
+
     custom_widgets = {}
 
     def load(self, device, parent=None):

@@ -1,4 +1,5 @@
 """`slicer.ScriptedLoadableModule`: the four base classes of a scripted module, and `slicer.i18n`."""
+
 import importlib
 import logging
 import os
@@ -84,8 +85,11 @@ class ScriptedLoadableModuleLogic:
         return node or slicer.mrmlScene.AddNode(self.createParameterNode())
 
     def getAllParameterNodes(self):
-        return [node for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
-                if node.GetAttribute("ModuleName") == self.moduleName]
+        return [
+            node
+            for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
+            if node.GetAttribute("ModuleName") == self.moduleName
+        ]
 
     def createParameterNode(self):
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
@@ -113,8 +117,12 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 def make_modules():
     """The importable modules: slicer.ScriptedLoadableModule and slicer.i18n, in the language of the source."""
     base = types.ModuleType("slicer.ScriptedLoadableModule", __doc__)
-    for item in (ScriptedLoadableModule, ScriptedLoadableModuleWidget, ScriptedLoadableModuleLogic,
-                 ScriptedLoadableModuleTest):
+    for item in (
+        ScriptedLoadableModule,
+        ScriptedLoadableModuleWidget,
+        ScriptedLoadableModuleLogic,
+        ScriptedLoadableModuleTest,
+    ):
         setattr(base, item.__name__, item)
     i18n = types.ModuleType("slicer.i18n")
     i18n.tr = lambda text: text

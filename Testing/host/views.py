@@ -1,10 +1,15 @@
 """The 3D view, rendered off-screen by the real displayable managers; the plot view; the layout manager of both."""
+
 import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-MANAGERS = ("vtkMRMLCameraDisplayableManager", "vtkMRMLViewDisplayableManager", "vtkMRMLModelDisplayableManager",
-            "vtkMRMLSegmentationsDisplayableManager3D")
+MANAGERS = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+)
 
 
 class qMRMLThreeDView(QtWidgets.QWidget):
@@ -175,6 +180,7 @@ class qMRMLPlotWidget(QtWidgets.QWidget):
 
 class qSlicerLayoutManager(QtCore.QObject):
     """One 3D view, one plot view, no slice views; each is made when somebody asks for it, since that starts OpenGL."""
+
     threeDViewCount = QtCore.Property(int, lambda self: 1)
     tableViewCount = QtCore.Property(int, lambda self: 0)
     plotViewCount = QtCore.Property(int, lambda self: 1)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from made import made_scan
 
-# Small tensors gain nothing from more threads, and sums depend on how many share them: runs that are compared must agree.
+# Small tensors gain nothing from more threads, and sums depend on how many share them: runs that are compared must
+# agree.
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,10 +37,10 @@ def data_set(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory):
-    """Path of a mixed weight file with 4 base channels and a 32^3 cube, not trained: its labels are noise, but fixed."""
-    from GaborSegLib.network import build_network
+    """Path of a mixed weight file, 4 base channels, a 32^3 cube, not trained: its labels are noise, but fixed."""
+    from GaborSegLib.model.network import build_network
+    from GaborSegLib.model.weights import save_weights
     from GaborSegLib.structures import paper_structures
-    from GaborSegLib.weights import save_weights
 
     torch.manual_seed(1)
     card = {

@@ -6,10 +6,10 @@ import torch
 from sklearn.metrics import f1_score
 from torch.nn import functional
 
-from GaborSegLib.absent import merge_labels, merge_scores
-from GaborSegLib.losses import LOSSES
-from GaborSegLib.metrics import dice
-from GaborSegLib.tables import open_table
+from GaborSegLib.data.absent import merge_labels, merge_scores
+from GaborSegLib.data.tables import open_table
+from GaborSegLib.evaluation.metrics import dice
+from GaborSegLib.model.losses import LOSSES
 
 # Background, grey, vermis (labelled as grey), white, another (labelled as background).
 COUNTS_AS = (0, 1, 1, 3, 0)

@@ -6,8 +6,16 @@ import numpy as np
 import SimpleITK
 import torch
 
-from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation, _ghosts, _sample, _spatial_change, _spike, augment
-from GaborSegLib.dataset import generator
+from GaborSegLib.data.augmentation import (
+    AUGMENTATIONS,
+    Augmentation,
+    _ghosts,
+    _sample,
+    _spatial_change,
+    _spike,
+    augment,
+)
+from GaborSegLib.data.dataset import generator
 
 
 def smooth_image(size=(20, 24, 28)):
@@ -82,7 +90,8 @@ def test_image_and_labels_move_together():
 def test_the_same_numbers_draw_the_same_change():
     image = smooth_image()
     first, second, other = [
-        augment(image, image > 0, AUGMENTATIONS["strong"], generator(*numbers))[0] for numbers in ((1, 2), (1, 2), (2, 1))
+        augment(image, image > 0, AUGMENTATIONS["strong"], generator(*numbers))[0]
+        for numbers in ((1, 2), (1, 2), (2, 1))
     ]
     assert torch.equal(first, second) and not torch.equal(first, other)
 
@@ -99,8 +108,13 @@ def test_a_cut_field_of_view_ends_in_a_plane():
 
 
 def test_the_curved_field_is_a_polynomial_of_order_3_in_its_logarithm():
-    field = augment(torch.ones(16, 16, 16), torch.ones(16, 16, 16), Augmentation(probability=0.0, curved_bias=0.5),
-                    generator(1))[0].double().log()
+    field = (
+        augment(
+            torch.ones(16, 16, 16), torch.ones(16, 16, 16), Augmentation(probability=0.0, curved_bias=0.5), generator(1)
+        )[0]
+        .double()
+        .log()
+    )
     for axis in range(3):
         assert field.diff(n=1, dim=axis).abs().max() > 1e-3
         assert field.diff(n=4, dim=axis).abs().max() < 1e-5
@@ -158,5 +172,7 @@ def test_about_half_of_balanced_images_are_hardly_changed():
     """Here all others have a spike, which is seen in what was empty."""
     empty = torch.zeros(16, 16, 16)
     settings = replace(AUGMENTATIONS["balanced"], spike=1.0, noise=0.0)
-    spoilt = [float(augment(empty + 1e-6, empty, settings, generator(seed))[0].abs().max()) > 0.15 for seed in range(60)]
+    spoilt = [
+        float(augment(empty + 1e-6, empty, settings, generator(seed))[0].abs().max()) > 0.15 for seed in range(60)
+    ]
     assert 15 <= sum(spoilt) <= 40

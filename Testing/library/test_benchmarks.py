@@ -11,21 +11,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import accuracy  # noqa: E402
-import agreement  # noqa: E402
-import layers  # noqa: E402
-import peers  # noqa: E402
-import recipe  # noqa: E402
-import robustness  # noqa: E402
-import whole_click  # noqa: E402
-from degradations import DEGRADATIONS, Degradation  # noqa: E402
-from scans import Network, Scan, Scans  # noqa: E402
+import accuracy
+import agreement
+import layers
+import peers
+import recipe
+import robustness
+import whole_click
+from degradations import DEGRADATIONS, Degradation
+from scans import Network, Scan, Scans
 
-from GaborSegLib.gabor import GaborConv3d, gabor_kernels  # noqa: E402
-from GaborSegLib.images import Image  # noqa: E402
-from GaborSegLib.network import build_network  # noqa: E402
-from GaborSegLib.structures import paper_structures  # noqa: E402
-from GaborSegLib.weights import load_weights, save_weights  # noqa: E402
+from GaborSegLib.model.gabor import GaborConv3d, gabor_kernels
+from GaborSegLib.model.network import build_network
+from GaborSegLib.model.weights import load_weights, save_weights
+from GaborSegLib.scans.image import Image
+from GaborSegLib.structures import paper_structures
 
 
 def test_the_papers_figures_average_to_what_it_says():
@@ -50,7 +50,15 @@ def test_the_mean_of_two_stages_is_for_a_cube_between_theirs(tiny_weights, tmp_p
 
 
 def test_no_loss_is_minus_nothing():
-    row = {"weights": "a", "scan": "1", "degradation": "Noise", "strength": "", "structure": "b", "dice": 0.9, "failure": None}
+    row = {
+        "weights": "a",
+        "scan": "1",
+        "degradation": "Noise",
+        "strength": "",
+        "structure": "b",
+        "dice": 0.9,
+        "failure": None,
+    }
     assert "| 0.000 | 0.000 (1) |" in robustness.robustness_table([{**row, "lost": -0.0004}])
 
 
@@ -105,8 +113,10 @@ def test_a_scan_that_was_moved_agrees_with_itself():
     affine[:3, 3] = (-28, -30, -31)
     fixed, moving = scan(affine, np.eye(3), 0), scan(affine, turned, np.array([5.0, -3, 4]))
     (found,) = agreement.agreement(fixed, moving, [(fixed.truth, moving.truth)])
-    apart = [2 * ((fixed.truth == n) & (moving.truth == n)).sum() / ((fixed.truth == n).sum() + (moving.truth == n).sum())
-             for n in (1, 2, 3)]
+    apart = [
+        2 * ((fixed.truth == n) & (moving.truth == n)).sum() / ((fixed.truth == n).sum() + (moving.truth == n).sum())
+        for n in (1, 2, 3)
+    ]
     # The balls are voxels: on other grids their own surfaces are others.
     assert np.all(found > 0.92) and np.all(np.array(apart) < 0.75)
 
@@ -121,9 +131,16 @@ def weights(tmp_path):
     """A weight file of a small network for the made data set, not trained, whose card knows splits."""
     torch.manual_seed(2)
     card = {
-        "variant": "conventional", "conventional_kernel_size": 3, "gabor_kernel_size": 3, "in_channels": 1,
-        "classes": 4, "base_channels": 4, "structures": ["Shell", "Core", "Left ball"], "grid_size": 32,
-        "field": "cube", "training": {"scans": ["s1", "s2"], "loss": "pcc", "earlier_stages": [{"scans": ["s3"]}]},
+        "variant": "conventional",
+        "conventional_kernel_size": 3,
+        "gabor_kernel_size": 3,
+        "in_channels": 1,
+        "classes": 4,
+        "base_channels": 4,
+        "structures": ["Shell", "Core", "Left ball"],
+        "grid_size": 32,
+        "field": "cube",
+        "training": {"scans": ["s1", "s2"], "loss": "pcc", "earlier_stages": [{"scans": ["s3"]}]},
         "scores": {"validation": {"scans": ["s0", "s5"]}},
     }
     save_weights(tmp_path / "small.safetensors", build_network("conventional", classes=4, base_channels=4), card)
@@ -231,6 +248,8 @@ def test_layers_are_timed(capsys, monkeypatch):
     layers.training_table(16, 1)
     layers.layers_table(16, 1)
     output = capsys.readouterr().out
-    assert "| Gabor layers / plain 7^3 | " in output and "| mixed down.4.layers.3 x2 | 192 to 192, 7^3 | 1x1x1 |" in output
+    assert (
+        "| Gabor layers / plain 7^3 | " in output and "| mixed down.4.layers.3 x2 | 192 to 192, 7^3 | 1x1x1 |" in output
+    )
     plain = layers.with_plain_convolutions(build_network("mixed"))
     assert not any(isinstance(module, GaborConv3d) for module in plain.modules())

@@ -11,9 +11,9 @@ import pytest
 from made import made_scan
 
 from GaborSegLib import cli
-from GaborSegLib.checks import check_data, refuse_errors, split_and_check
+from GaborSegLib.data.checks import check_data, refuse_errors, split_and_check
+from GaborSegLib.data.sources import Case, find_data
 from GaborSegLib.errors import DataError
-from GaborSegLib.sources import Case, find_data
 
 
 def problems(folder, validation=("s1",), table=None):
@@ -107,6 +107,7 @@ def test_all_problems_are_in_one_report(data_set, tmp_path, capsys):
 
 def test_ids_that_the_table_does_not_name(data_set):
     """A note with counts; an error where the table says that it is complete."""
+
     def mark(array):
         array[0, 0, :3], array[0, 1, 0] = 99, 98
         return array
@@ -194,8 +195,14 @@ def test_the_command_as_json(data_set, capsys):
     (problem,) = events[-1].pop("problems")
     assert (problem["file"], problem["kind"]) == (str(data_set / "labels" / "s2.nii.gz"), "error")
     assert events[-1] == {
-        "event": "result", "layout": "pairs", "cases": 6, "subjects": 5, "structures": ["Shell", "Core", "Left ball"],
-        "absent": [], "table": str(data_set / "structures.csv"), "training": ["s1", "s2", "s3", "s4"],
+        "event": "result",
+        "layout": "pairs",
+        "cases": 6,
+        "subjects": 5,
+        "structures": ["Shell", "Core", "Left ball"],
+        "absent": [],
+        "table": str(data_set / "structures.csv"),
+        "training": ["s1", "s2", "s3", "s4"],
         "validation": ["s0", "s5"],
     }
 

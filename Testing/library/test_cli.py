@@ -11,14 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
 from made import made_scan
 
 from GaborSegLib import cli
-from GaborSegLib.augmentation import AUGMENTATIONS
-from GaborSegLib.images import scans_in
-from GaborSegLib.segmenter import Segmenter
-from GaborSegLib.weights import load_weights, save_weights
+from GaborSegLib.data.augmentation import AUGMENTATIONS
+from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.model.weights import load_weights, save_weights
+from GaborSegLib.scans.reading import scans_in
 
 
 @pytest.fixture
@@ -37,7 +36,17 @@ def run(capsys, *arguments):
 def test_segment_writes_all_that_is_asked_for(scan, tiny_weights, tmp_path, capsys):
     out = tmp_path / "out"
     status, text, _ = run(
-        capsys, "segment", scan, "-o", out, "--weights", tiny_weights, "--device", "cpu", "--seg-nrrd", "--volumes",
+        capsys,
+        "segment",
+        scan,
+        "-o",
+        out,
+        "--weights",
+        tiny_weights,
+        "--device",
+        "cpu",
+        "--seg-nrrd",
+        "--volumes",
     )
     assert status == 0
     assert {file.name for file in out.iterdir()} == {"scan_labels.nii.gz", "scan.seg.nrrd", "scan_volumes.csv"}
@@ -239,7 +248,9 @@ def test_train_evaluate_segment_from_end_to_end(data_set, tmp_path, capsys):
     arguments = "--variant conventional --epochs 2 --augmentation none --grid-size 32 --base-channels 4 --device cpu"
     status, text, _ = run(capsys, "train", data_set, "-o", out, "--validation", "s1,s2", *arguments.split())
     assert status == 0 and "finished at epoch 2" in text
-    status, text, _ = run(capsys, "evaluate", out / "best.safetensors", data_set, "--scans", "s1,B", "-o", tmp_path / "e")
+    status, text, _ = run(
+        capsys, "evaluate", out / "best.safetensors", data_set, "--scans", "s1,B", "-o", tmp_path / "e"
+    )
     assert status == 0 and "Mean of structures" in text
     lines = (tmp_path / "e" / "scores_scan.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 and lines[1].startswith("s1,Shell,")
@@ -278,10 +289,19 @@ def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
     modules = imported(["segment", scan, "-o", tmp_path / "l.nii.gz", "--weights", nuclei])
     assert {"torch", "nibabel"} < modules
     # torch brings tqdm and torch.distributed along by itself.
-    assert not {
-        "SimpleITK", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.launcher", "onnx", "GaborSegLib.trainer",
-        "GaborSegLib.overview",
-    } & modules
+    assert (
+        not {
+            "SimpleITK",
+            "matplotlib",
+            "sympy",
+            "torch._dynamo",
+            "torch.distributed.launcher",
+            "onnx",
+            "GaborSegLib.training.trainer",
+            "GaborSegLib.report.overview",
+        }
+        & modules
+    )
     # A brain is one piece, and SimpleITK knows pieces.
     assert "SimpleITK" in imported(["segment", scan, "-o", tmp_path / "l.nii.gz", "--weights", tiny_weights])
 
@@ -291,7 +311,9 @@ def test_the_module_runs():
     assert process.returncode == 0 and process.stdout.startswith("gaborseg ")
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone can be told")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone can be told"
+)
 def test_keeps_the_memory_that_it_freed():
     program = (
         "from GaborSegLib.environment import keep_freed_memory\n"
@@ -299,7 +321,9 @@ def test_keeps_the_memory_that_it_freed():
         "start = held(); {}\nblock = bytearray(b'x') * 2**28; del block; print(held() - start)"
     )
     command = [sys.executable, "-c"]
-    with_it = subprocess.run([*command, program.format("keep_freed_memory()")], capture_output=True, text=True, check=True)
+    with_it = subprocess.run(
+        [*command, program.format("keep_freed_memory()")], capture_output=True, text=True, check=True
+    )
     without = subprocess.run([*command, program.format("")], capture_output=True, text=True, check=True)
     assert int(without.stdout) < 2**26 < 2**27 < int(with_it.stdout)
 

@@ -7,8 +7,8 @@ import weakref
 import pytest
 import torch
 
-from GaborSegLib.cohort import overlapped
 from GaborSegLib.errors import GaborSegError, ImageError
+from GaborSegLib.inference.cohort import overlapped
 
 
 class Thing:

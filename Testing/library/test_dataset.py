@@ -6,8 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation
-from GaborSegLib.dataset import TrainingImages, find_data, load_prepared, prepare, read_case
+from GaborSegLib.data.augmentation import AUGMENTATIONS, Augmentation
+from GaborSegLib.data.dataset import TrainingImages, find_data, load_prepared, prepare, read_case
 from GaborSegLib.errors import DataError
 
 

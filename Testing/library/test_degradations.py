@@ -8,10 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import degradations as made  # noqa: E402
-from degradations import DEGRADATIONS, degraded  # noqa: E402
+import degradations as made
+from degradations import DEGRADATIONS, degraded
 
-from GaborSegLib.images import Image  # noqa: E402
+from GaborSegLib.scans.image import Image
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 AFFINE[:3, 3] = -10, 5, 7
@@ -42,7 +42,7 @@ def test_each_gives_a_scan_and_its_labels_and_the_same_again(degradation, scan):
 
 def test_gamma_and_noise_have_their_strength(scan):
     image, _ = made.gamma(*scan, random(), log_gamma=np.log(2))
-    assert np.allclose(image.array, scan[0].array**2)
+    assert np.allclose(image.array, scan[0].array ** 2)
     image, _ = made.noise(*scan, random(), std=0.25)
     assert (image.array - scan[0].array).std() == pytest.approx(0.25 * scan[0].array.std(), rel=0.03)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from GaborSegLib import cli
-from GaborSegLib.network import VARIANTS, build_network
+from GaborSegLib.model.network import VARIANTS, build_network
+from GaborSegLib.model.weights import load_weights, save_weights
 from GaborSegLib.structures import paper_structures
-from GaborSegLib.weights import load_weights, save_weights
 
 SIZES = ((32, 32, 32), (16, 48, 32))  # the second is none that was traced
 

@@ -5,8 +5,8 @@ import pytest
 import SimpleITK
 import torch
 
-from GaborSegLib.finder import BRAIN_SHARE, KEPT, Brain, _grown, _opened, find_brain, largest_component
-from GaborSegLib.grid import Grid
+from GaborSegLib.inference.finder import BRAIN_SHARE, KEPT, Brain, _grown, _opened, find_brain, largest_component
+from GaborSegLib.scans.grid import Grid
 
 
 def brain_in(shape, low, high, spacing=1.0, size=64):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from GaborSegLib import fitting
-from GaborSegLib.fitting import fit_gabor, fit_network
-from GaborSegLib.gabor import PARAMETER_NAMES, GaborConv3d
-from GaborSegLib.network import build_network
+from GaborSegLib.model import fitting
+from GaborSegLib.model.fitting import fit_gabor, fit_network
+from GaborSegLib.model.gabor import PARAMETER_NAMES, GaborConv3d
+from GaborSegLib.model.network import build_network
 
 
 def kernels_of(parameters, kernel_size):

@@ -9,9 +9,16 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from GaborSegLib import fourier
-from GaborSegLib.fourier import axis_of, choose_axes, choose_for_inference, convolve, convolve_spectra, kernel_spectra
-from GaborSegLib.gabor import GaborConv3d, bake_kernels
+from GaborSegLib.model.fast import fourier
+from GaborSegLib.model.fast.fourier import (
+    axis_of,
+    choose_axes,
+    choose_for_inference,
+    convolve,
+    convolve_spectra,
+    kernel_spectra,
+)
+from GaborSegLib.model.gabor import GaborConv3d, bake_kernels
 
 
 def made(batch, inputs, outputs, size, k, dtype=torch.float64):
@@ -91,7 +98,10 @@ def test_where_it_is_not_used():
 
 
 def test_spectra_are_kept_where_they_are_small():
-    """In a network, few channels meet large volumes: many tiles and few kernels. With many channels it is the other way round."""
+    """In a network, few channels meet large volumes: many tiles and few kernels.
+
+    With many channels it is the other way round.
+    """
     assert choose_for_inference(torch.zeros(1, 24, 64, 64, 64), 24, 7)[1]
     assert not choose_for_inference(torch.zeros(1, 96, 16, 16, 16), 96, 7)[1]
 
@@ -149,15 +159,21 @@ def test_copies_of_a_baked_layer():
 
 
 def test_kept_spectra_are_of_inference_alone():
-    """With gradients a baked layer is a plain one; spectra made in inference mode serve outside of it, and there is none
-    in a `GaborConv3d`, whose kernels change."""
+    """With gradients a baked layer is a plain one; spectra made in inference mode serve outside of it.
+
+    There are none in a `GaborConv3d`, whose kernels change.
+    """
     network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32, requires_grad=True)
     with torch.inference_mode():
         network(image)
     assert agrees(network, image)
     kept = network[0]._spectra
-    torch.testing.assert_close(torch.autograd.grad(network(image).sum(), image)[0][0, 0, 16, 16, 16],
-                               network[0].weight[:, 0].sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.autograd.grad(network(image).sum(), image)[0][0, 0, 16, 16, 16],
+        network[0].weight[:, 0].sum(),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     assert network[0]._spectra is kept
     layer = GaborConv3d(16, 16).eval()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """The kernels for a GPU: compiled for two; and in Triton's interpreter, which needs none, beside Eq. (2) in float64.
 
-Triton decides on its import whether it interprets, so those tests run in a process of their own, which the first starts.
+Triton decides on its import whether it interprets, so those tests run in a process of their own, which the first
+starts.
 """
 
 import os
@@ -11,10 +12,10 @@ import pytest
 import torch
 from test_gabor import direct, random_parameters
 
-from GaborSegLib import gabor
+from GaborSegLib.model import gabor
 
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds for Linux")
-from GaborSegLib import fused  # noqa: E402, after what it needs was looked for
+from GaborSegLib.model.fast import fused
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process of test_in_the_interpreter")
@@ -24,7 +25,9 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="ran in the process that start
 @compiled
 def test_in_the_interpreter():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__], capture_output=True, text=True,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        capture_output=True,
+        text=True,
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr

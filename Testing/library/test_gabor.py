@@ -8,8 +8,8 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from GaborSegLib import gabor
-from GaborSegLib.gabor import PARAMETER_NAMES, SMALLEST_SIGMA, GaborConv3d, bake_kernels, gabor_kernels
+from GaborSegLib.model import gabor
+from GaborSegLib.model.gabor import PARAMETER_NAMES, SMALLEST_SIGMA, GaborConv3d, bake_kernels, gabor_kernels
 
 
 def random_parameters(*shape, seed=0):

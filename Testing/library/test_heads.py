@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from GaborSegLib.augmentation import AUGMENTATIONS, Augmentation, augment
-from GaborSegLib.dataset import generator
+from GaborSegLib.data.augmentation import AUGMENTATIONS, Augmentation, augment
+from GaborSegLib.data.dataset import generator
+from GaborSegLib.data.heads import AIR, BRAIN, FLUID, add_head, build_head, find_heads, prepare_heads, show_tissues
 from GaborSegLib.errors import DataError
-from GaborSegLib.heads import AIR, BRAIN, FLUID, add_head, build_head, find_heads, prepare_heads, show_tissues
 
 SKULL, SCALP = 516, 511
 
@@ -71,7 +71,10 @@ def test_tissues_are_as_bright_as_in_a_t1_scan_only_where_that_is_asked_for():
 def test_what_is_shown_depends_on_the_generator_alone():
     image, labels = made_scan()
     head = torch.from_numpy(build_head(image, labels, made_head()))
-    shown = [add_head(torch.from_numpy(image), head, Augmentation(bare=0.5), generator(seed)) for seed in (1, 1, 2, 3, 4, 5, 6, 7)]
+    shown = [
+        add_head(torch.from_numpy(image), head, Augmentation(bare=0.5), generator(seed))
+        for seed in (1, 1, 2, 3, 4, 5, 6, 7)
+    ]
     assert torch.equal(shown[0], shown[1])
     assert {one.shape for one in shown} == {(32, 32, 32), (48, 48, 48)}  # without and with surroundings
 

@@ -14,17 +14,11 @@ import pytest
 import SimpleITK as sitk
 
 from GaborSegLib.errors import ImageError, OutputError
-from GaborSegLib.images import (
-    READABLE,
-    WRITABLE,
-    Image,
-    check_image,
-    check_output,
-    read_image,
-    replacing,
-    split_extension,
-    write_label_map,
-)
+from GaborSegLib.files import check_output, replacing, split_extension
+from GaborSegLib.scans.checking import check_image
+from GaborSegLib.scans.image import READABLE, WRITABLE, Image
+from GaborSegLib.scans.reading import read_image
+from GaborSegLib.scans.writing import write_label_map
 from GaborSegLib.structures import paper_structures
 
 SHAPE = (17, 18, 20)
@@ -345,7 +339,7 @@ def missing_slice(folder):
 
 
 def tilted_stack(folder):
-    save_dicom(folder, oblique(hand=1), move=lambda k, position: position + [0.4 * k, 0, 0])
+    save_dicom(folder, oblique(hand=1), move=lambda k, position: [*position, 0.4 * k, 0, 0])
 
 
 @pytest.mark.parametrize("save", [missing_slice, tilted_stack])
@@ -630,7 +624,7 @@ def test_impossible_output(tmp_path, call, name):
 
 
 def test_check_output_leaves_nothing_behind(tmp_path):
-    check_output(tmp_path / "new" / "folder" / "labels.nii.gz")
+    check_output(tmp_path / "new" / "folder" / "labels.nii.gz", WRITABLE)
     check_output(tmp_path / "volumes.csv", [".csv"])
     assert list(tmp_path.iterdir()) == []
 
@@ -641,4 +635,4 @@ def test_check_output_tries_to_write(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.mkdir", deny)
     with pytest.raises(OutputError, match="Permission denied"):
-        check_output(tmp_path / "labels.nii.gz")
+        check_output(tmp_path / "labels.nii.gz", WRITABLE)

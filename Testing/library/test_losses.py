@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from GaborSegLib.losses import LOSSES, CrossEntropyLoss, DiceLoss, PCCLoss
+from GaborSegLib.model.losses import LOSSES, CrossEntropyLoss, DiceLoss, PCCLoss
 
 ALL = pytest.mark.parametrize("loss", [loss() for loss in LOSSES.values()], ids=list(LOSSES))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from GaborSegLib.metrics import dice, score_scan, score_table, surface_distances, write_scores
+from GaborSegLib.evaluation.metrics import dice, score_scan, score_table, surface_distances, write_scores
 from GaborSegLib.structures import Structure
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from GaborSegLib.gabor import GaborConv3d
-from GaborSegLib.network import VARIANTS, build_network, cube_scores
+from GaborSegLib.model.gabor import GaborConv3d
+from GaborSegLib.model.network import VARIANTS, build_network, cube_scores
 
 
 def small(variant="mixed", **options):
@@ -156,6 +156,6 @@ def test_slabs_of_inference_change_nothing(monkeypatch, variant, slab):
     image = torch.randn(2, 1, 32, 16, 16)
     with torch.no_grad():
         expected = network.double()(image.double())
-    monkeypatch.setattr("GaborSegLib.pyramid.SLAB", slab)
+    monkeypatch.setattr("GaborSegLib.model.fast.pyramid.SLAB", slab)
     with torch.inference_mode():
         torch.testing.assert_close(network(image.double()), expected, rtol=0, atol=1e-12)

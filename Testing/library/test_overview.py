@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from GaborSegLib import overview
+from GaborSegLib.report import overview
 from GaborSegLib.structures import Structure, named_structures, paper_structures
 
 STRUCTURES = [

@@ -10,16 +10,30 @@ import pytest
 import torch
 
 from GaborSegLib import cli
-from GaborSegLib.dataset import find_data, load_prepared, prepare
+from GaborSegLib.data.dataset import find_data, load_prepared, prepare
+from GaborSegLib.data.heads import find_heads, prepare_heads
+from GaborSegLib.data.packing import open_packed
 from GaborSegLib.errors import DataError
-from GaborSegLib.heads import find_heads, prepare_heads
-from GaborSegLib.packing import open_packed
-from GaborSegLib.run_folder import load_snapshot
+from GaborSegLib.training.run_folder import load_snapshot
 
-SMALL = (
-    "--variant conventional --epochs 2 --augmentation none --grid-size 16 --base-channels 4 --validation B "
-    "--device cpu --threads 1"
-).split()
+SMALL = [
+    "--variant",
+    "conventional",
+    "--epochs",
+    "2",
+    "--augmentation",
+    "none",
+    "--grid-size",
+    "16",
+    "--base-channels",
+    "4",
+    "--validation",
+    "B",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture

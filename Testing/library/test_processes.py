@@ -18,21 +18,41 @@ import pytest
 import torch
 
 from GaborSegLib import cli
-from GaborSegLib.dataset import find_data
-from GaborSegLib.run_folder import LOCK, SNAPSHOT, STOP, is_alive, load_snapshot
-from GaborSegLib.trainer import Options, Trainer
+from GaborSegLib.data.dataset import find_data
+from GaborSegLib.training.run_folder import LOCK, SNAPSHOT, STOP, is_alive, load_snapshot
+from GaborSegLib.training.trainer import Options, Trainer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by Linux' /proc")
 
 # Augmented and with dropout: what is drawn depends on neither the processes nor their number.
 OPTIONS = Options(
-    variant="conventional", epochs=4, batch_size=2, augmentation="strong", grid_size=16, base_channels=4,
+    variant="conventional",
+    epochs=4,
+    batch_size=2,
+    augmentation="strong",
+    grid_size=16,
+    base_channels=4,
     learning_rate=2e-3,
 )
-ARGUMENTS = (
-    "--variant conventional --epochs 4 --augmentation strong --grid-size 16 --base-channels 4 --lr 2e-3 "
-    "--validation s1,s2 --threads 1 --json"
-).split()
+ARGUMENTS = [
+    "--variant",
+    "conventional",
+    "--epochs",
+    "4",
+    "--augmentation",
+    "strong",
+    "--grid-size",
+    "16",
+    "--base-channels",
+    "4",
+    "--lr",
+    "2e-3",
+    "--validation",
+    "s1,s2",
+    "--threads",
+    "1",
+    "--json",
+]
 TRAIN = ["-m", "GaborSegLib", "train"]
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from GaborSegLib import fourier, pyramid
-from GaborSegLib.gabor import BakedConv3d, GaborConv3d
+from GaborSegLib.model.fast import fourier, pyramid
+from GaborSegLib.model.gabor import BakedConv3d, GaborConv3d
 
 
 def trilinear(x):
@@ -46,7 +46,7 @@ def test_add_projection(image):
 @pytest.mark.parametrize("slab", [2, 6, 64])
 @pytest.mark.parametrize("size", [(4, 6, 10), (2, 2, 2), (1, 3, 2)])
 def test_convolution_of_an_upsampled_image(monkeypatch, image, size, slab, k):
-    """Faces, edges and corners of the volume as well; also where a slab ends inside, and where only the plain way is left."""
+    """Faces, edges and corners of the volume, too; where a slab ends inside, and where only the plain way is left."""
     monkeypatch.setattr(pyramid, "SLAB", slab)
     coarse = image[:, :, : size[0], : size[1], : size[2]]
     fine = torch.randn(2, 4, *(2 * n for n in size), dtype=torch.float64)
@@ -63,14 +63,16 @@ def test_planes_of_a_joined_image(image):
     assert joined.shape == expected.shape
     for first in range(8):
         for count in range(1, 9 - first):
-            torch.testing.assert_close(joined.narrow(2, first, count), expected[:, :, first : first + count], rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                joined.narrow(2, first, count), expected[:, :, first : first + count], rtol=0, atol=1e-12
+            )
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("windows_bytes", [1, 2**19, 2**30])
 @pytest.mark.parametrize("way", [None, False, True])
 def test_baked_convolution_of_an_upsampled_image(monkeypatch, image, way, windows_bytes):
-    """Directly and in the frequency domain, with spectra that are kept and without; rows, layers or all tiles at a time."""
+    """Directly and by frequencies, with spectra that are kept and without; rows, layers or all tiles at a time."""
     monkeypatch.setattr(fourier, "WINDOWS_BYTES", windows_bytes)
     fine = torch.randn(2, 4, 8, 12, 20, dtype=torch.float64)
     axes = tuple(fourier.axis_of(size, 5, tiles) for size, tiles in zip((8, 12, 20), (3, 2, 3)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from GaborSegLib.quality import structure_quality
+from GaborSegLib.inference.quality import structure_quality
 from GaborSegLib.structures import named_structures
 
 STRUCTURES = named_structures(["First", "Second"])

@@ -1,4 +1,4 @@
-"""The bundled networks on real brains: the average brain that nilearn ships, and labelled scans where they are there."""
+"""The bundled networks on real brains: the average brain that nilearn ships, and labelled scans where given."""
 
 import os
 
@@ -8,13 +8,13 @@ import pytest
 import SimpleITK
 import torch
 
-from GaborSegLib.dataset import find_data
-from GaborSegLib.evaluation import evaluate
-from GaborSegLib.finder import find_brain
-from GaborSegLib.heads import blur
-from GaborSegLib.images import Image
-from GaborSegLib.segmenter import Segmenter
-from GaborSegLib.weights import bundled_weights
+from GaborSegLib.data.dataset import find_data
+from GaborSegLib.data.heads import blur
+from GaborSegLib.evaluation.evaluation import evaluate
+from GaborSegLib.inference.finder import find_brain
+from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.model.weights import bundled_weights
+from GaborSegLib.scans.image import Image
 
 BUNDLED = sorted(bundled_weights())
 
@@ -30,7 +30,7 @@ def all_threads():
 @pytest.fixture(scope="module")
 def average_brain():
     pytest.importorskip("nilearn")
-    from GaborSegLib.demo import icbm152
+    from GaborSegLib.cli.demo import icbm152
 
     return icbm152()
 
@@ -46,13 +46,23 @@ def dice_of_each(first, second):
 
 
 def test_the_average_brain_has_plausible_volumes(segmented):
-    """Wide ranges in mL around what healthy adults have on both sides together; the ICBM152 brain is large and blurred."""
+    """Wide ranges in mL around what healthy adults have on both sides; the ICBM152 brain is large and blurred."""
     ranges = {
-        "Cerebral grey": (450, 1050), "Cerebral white": (350, 850), "Cerebellar grey": (70, 170), "Brainstem": (15, 45),
-        "Thalamus": (9, 32), "Hippocampus": (4, 13), "Putamen": (6, 15), "Caudate": (4, 13), "Lateral ventricle": (5, 50),
+        "Cerebral grey": (450, 1050),
+        "Cerebral white": (350, 850),
+        "Cerebellar grey": (70, 170),
+        "Brainstem": (15, 45),
+        "Thalamus": (9, 32),
+        "Hippocampus": (4, 13),
+        "Putamen": (6, 15),
+        "Caudate": (4, 13),
+        "Lateral ventricle": (5, 50),
     }
-    assert {name: segmented.volumes[name] for name, (low, high) in ranges.items()
-            if not low < segmented.volumes[name] < high} == {}
+    assert {
+        name: segmented.volumes[name]
+        for name, (low, high) in ranges.items()
+        if not low < segmented.volumes[name] < high
+    } == {}
     assert all(volume > 0 for volume in segmented.volumes.values())
 
 
@@ -63,7 +73,7 @@ def test_left_and_right_of_a_symmetric_brain_agree(average_brain, segmented):
 
 
 def test_the_brain_is_found_in_fluid_skull_and_scalp(average_brain):
-    """Shells around the average brain: 2 mm of fluid, 5 mm of bone, 8 mm of fat, in a field of view with room around."""
+    """Shells around the average brain: 2 mm of fluid, 5 mm of bone, 8 mm of fat, with room around."""
     array = np.pad(average_brain.array, 25)
     brain = SimpleITK.BinaryFillhole(SimpleITK.GetImageFromArray((array > 0).astype(np.uint8)))
     distance = SimpleITK.SignedMaurerDistanceMap(brain, squaredDistance=False)

@@ -11,8 +11,17 @@ import pytest
 import torch
 
 from GaborSegLib.errors import OutputError, TrainingError
-from GaborSegLib.run_folder import (
-    LOCK, PREVIOUS, SNAPSHOT, STOP, has_snapshot, is_alive, load_snapshot, locked, request_stop, save_snapshot,
+from GaborSegLib.training.run_folder import (
+    LOCK,
+    PREVIOUS,
+    SNAPSHOT,
+    STOP,
+    has_snapshot,
+    is_alive,
+    load_snapshot,
+    locked,
+    request_stop,
+    save_snapshot,
     stop_requested,
 )
 

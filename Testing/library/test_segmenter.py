@@ -6,17 +6,17 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-
 from made import made_scan
 
-from GaborSegLib import segmenter as module
 from GaborSegLib.errors import GaborSegError, ImageError, WeightsError
-from GaborSegLib.finder import BRAIN_SHARE, Brain
-from GaborSegLib.grid import Grid
-from GaborSegLib.images import Image, read_image
-from GaborSegLib.segmenter import Segmenter
+from GaborSegLib.inference import segmenter as module
+from GaborSegLib.inference.finder import BRAIN_SHARE, Brain
+from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.model.weights import bundled_weights, load_weights, save_weights
+from GaborSegLib.scans.grid import Grid
+from GaborSegLib.scans.image import Image
+from GaborSegLib.scans.reading import read_image
 from GaborSegLib.structures import paper_structures
-from GaborSegLib.weights import bundled_weights, load_weights, save_weights
 
 AXIS_ORDERS_AND_FLIPS = [
     [[axis, flip] for axis, flip in zip(axes, flips)]

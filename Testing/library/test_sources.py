@@ -7,8 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError
-from GaborSegLib.sources import find_data
 
 TABLE = "label,structure,ids\n1,Shell,10\n2,Core,20\n3,Left ball,31\n"
 
@@ -96,19 +96,27 @@ def test_bids_in_one_tree(tmp_path):
     (tmp_path / "structures.csv").write_text(TABLE)
     touch(
         tmp_path,
-        "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T1w.json", "sub-01/anat/sub-01_dseg.nii.gz",
-        "sub-02/ses-a/anat/sub-02_ses-a_run-1_T1w.nii.gz", "sub-02/ses-a/anat/sub-02_ses-a_run-1_dseg.nii.gz",
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_T1w.json",
+        "sub-01/anat/sub-01_dseg.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_T1w.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_dseg.nii.gz",
         "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz",
-        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii", "sub-02/ses-b/anat/sub-02_ses-b_space-orig_desc-manual_dseg.nii",
-        "sub-02/ses-b/anat/sub-02_ses-b_T2w.nii.gz", "sub-03/anat/sub-03_T1w.nii.gz",
+        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii",
+        "sub-02/ses-b/anat/sub-02_ses-b_space-orig_desc-manual_dseg.nii",
+        "sub-02/ses-b/anat/sub-02_ses-b_T2w.nii.gz",
+        "sub-03/anat/sub-03_T1w.nii.gz",
     )
     data = find_data(tmp_path)
     assert data.layout == "bids"
     assert [case[:2] for case in found(data)] == [
-        ("sub-01", "sub-01"), ("sub-02_ses-a_run-1", "sub-02"), ("sub-02_ses-b", "sub-02")
+        ("sub-01", "sub-01"),
+        ("sub-02_ses-a_run-1", "sub-02"),
+        ("sub-02_ses-b", "sub-02"),
     ]
     assert found(data)[2][2:] == (
-        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii", "sub-02/ses-b/anat/sub-02_ses-b_space-orig_desc-manual_dseg.nii"
+        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii",
+        "sub-02/ses-b/anat/sub-02_ses-b_space-orig_desc-manual_dseg.nii",
     )
     ((kind, _, message),) = problems(data)
     assert kind == "note" and message.startswith("1 scans have no label map") and message.endswith("sub-03")
@@ -136,8 +144,12 @@ def test_bids_as_fmriprep_writes_it(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz")
     touch(
         tree / "sub-1" / "anat",
-        "sub-1_desc-preproc_T1w.nii.gz", "sub-1_desc-aseg_dseg.nii.gz", "sub-1_desc-aparcaseg_dseg.nii.gz",
-        "sub-1_dseg.nii.gz", "sub-1_label-GM_probseg.nii.gz", "sub-1_space-MNI152NLin2009cAsym_dseg.nii.gz",
+        "sub-1_desc-preproc_T1w.nii.gz",
+        "sub-1_desc-aseg_dseg.nii.gz",
+        "sub-1_desc-aparcaseg_dseg.nii.gz",
+        "sub-1_dseg.nii.gz",
+        "sub-1_label-GM_probseg.nii.gz",
+        "sub-1_space-MNI152NLin2009cAsym_dseg.nii.gz",
         "sub-1_space-MNI152NLin2009cAsym_desc-preproc_T1w.nii.gz",
     )
     for folder in (tmp_path, tree):
@@ -148,13 +160,16 @@ def test_bids_as_fmriprep_writes_it(tmp_path):
 def test_bids_that_is_not_clear(tmp_path):
     touch(
         tmp_path / "sub-1" / "anat",
-        "sub-1_run-1_T1w.nii.gz", "sub-1_run-2_T1w.nii.gz", "sub-1_dseg.nii.gz",
+        "sub-1_run-1_T1w.nii.gz",
+        "sub-1_run-2_T1w.nii.gz",
+        "sub-1_dseg.nii.gz",
     )
     touch(tmp_path, "sub-2/anat/sub-2_dseg.nii.gz")
     data = find_data(tmp_path, "freesurfer")
     assert not data.cases
     assert [(kind, name, message[:14]) for kind, name, message in problems(data)[:2]] == [
-        ("error", "sub-1_dseg.nii.gz", "2 T1w images f"), ("error", "sub-2_dseg.nii.gz", "0 T1w images f"),
+        ("error", "sub-1_dseg.nii.gz", "2 T1w images f"),
+        ("error", "sub-2_dseg.nii.gz", "0 T1w images f"),
     ]
 
 
@@ -237,7 +252,11 @@ def test_csv_of_paths(data_set, tmp_path):
     assert data.layout == "csv" and data.folder == data_set and data.table.names[0] == "Shell"
     assert [(case.id, case.subject) for case in data.cases] == [("elsewhere", "elsewhere"), ("s0", "P")]
     assert data.cases[0].image == far
-    pairs = [("images/s0.nii.gz", "labels/x.nii.gz"), ("images/s1.nii.gz", "labels/s1.nii.gz"), ("", "labels/s2.nii.gz")]
+    pairs = [
+        ("images/s0.nii.gz", "labels/x.nii.gz"),
+        ("images/s1.nii.gz", "labels/s1.nii.gz"),
+        ("", "labels/s2.nii.gz"),
+    ]
     path.write_text("\n".join(["image,labels", *(",".join(pair) for pair in pairs)]))
     data = find_data(path)
     assert [case.id for case in data.cases] == ["s1"]
@@ -273,17 +292,19 @@ def test_each_layout_can_be_read(data_set, tmp_path):
     facts = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "Shell": 10, "Core": 20, "Left ball": 31}}
     (raw / "dataset.json").write_text(json.dumps(facts))
     (tmp_path / "table.csv").write_text(TABLE)
-    (tmp_path / "scans.csv").write_text("".join(
-        ["image,labels\n", *(f"data/images/s{i}.nii.gz,data/labels/s{i}.nii.gz\n" for i in range(2))]
-    ))
+    (tmp_path / "scans.csv").write_text(
+        "".join(["image,labels\n", *(f"data/images/s{i}.nii.gz,data/labels/s{i}.nii.gz\n" for i in range(2))])
+    )
     table = tmp_path / "table.csv"
     sets = [find_data(data_set), find_data(bids, table), find_data(raw), find_data(tmp_path / "scans.csv", table)]
     assert [data.layout for data in sets] == ["pairs", "bids", "nnunet", "csv"]
     assert all(data.problems == () and data.table.names == ("Shell", "Core", "Left ball") for data in sets)
     for i in range(2):
-        images, maps = zip(*(
-            [np.asanyarray(nibabel.load(file).dataobj) for file in (data.cases[i].image, data.cases[i].labels)]
-            for data in sets
-        ))
+        images, maps = zip(
+            *(
+                [np.asanyarray(nibabel.load(file).dataobj) for file in (data.cases[i].image, data.cases[i].labels)]
+                for data in sets
+            )
+        )
         assert all(np.array_equal(image, images[0]) for image in images)
         assert all(np.array_equal(data.table.apply(ids), sets[0].table.apply(maps[0])) for data, ids in zip(sets, maps))

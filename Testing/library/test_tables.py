@@ -5,23 +5,43 @@ import csv
 import numpy as np
 import pytest
 
+from GaborSegLib.data.tables import bundled_tables, open_table, read_label_table
 from GaborSegLib.errors import DataError
 from GaborSegLib.structures import paper_structures
-from GaborSegLib.tables import bundled_tables, open_table, read_label_table
 
 # Left and right of FreeSurfer's aseg, by the names that FreeSurferColorLUT.txt gives them.
 ASEG = {
-    (2, 41): "Cerebral-White-Matter", (3, 42): "Cerebral-Cortex", (4, 43): "Lateral-Ventricle", (5, 44): "Inf-Lat-Vent",
-    (7, 46): "Cerebellum-White-Matter", (8, 47): "Cerebellum-Cortex", (10, 49): "Thalamus", (11, 50): "Caudate",
-    (12, 51): "Putamen", (13, 52): "Pallidum", (14,): "3rd-Ventricle", (15,): "4th-Ventricle", (16,): "Brain-Stem",
-    (17, 53): "Hippocampus", (18, 54): "Amygdala", (26, 58): "Accumbens-area", (77,): "WM-hypointensities",
+    (2, 41): "Cerebral-White-Matter",
+    (3, 42): "Cerebral-Cortex",
+    (4, 43): "Lateral-Ventricle",
+    (5, 44): "Inf-Lat-Vent",
+    (7, 46): "Cerebellum-White-Matter",
+    (8, 47): "Cerebellum-Cortex",
+    (10, 49): "Thalamus",
+    (11, 50): "Caudate",
+    (12, 51): "Putamen",
+    (13, 52): "Pallidum",
+    (14,): "3rd-Ventricle",
+    (15,): "4th-Ventricle",
+    (16,): "Brain-Stem",
+    (17, 53): "Hippocampus",
+    (18, 54): "Amygdala",
+    (26, 58): "Accumbens-area",
+    (77,): "WM-hypointensities",
     (251, 252, 253, 254, 255): "CC",
 }
 SAME = {
-    "Cerebral-White-Matter": "Cerebral white", "Cerebral-Cortex": "Cerebral grey", "Inf-Lat-Vent": "Inf. lateral vent.",
-    "Lateral-Ventricle": "Lateral ventricle", "Cerebellum-White-Matter": "Cerebellar white",
-    "Cerebellum-Cortex": "Cerebellar grey", "Brain-Stem": "Brainstem", "3rd-Ventricle": "3rd ventricle",
-    "4th-Ventricle": "4th ventricle", "Accumbens-area": "Accumbens", "WM-hypointensities": "Cerebral white",
+    "Cerebral-White-Matter": "Cerebral white",
+    "Cerebral-Cortex": "Cerebral grey",
+    "Inf-Lat-Vent": "Inf. lateral vent.",
+    "Lateral-Ventricle": "Lateral ventricle",
+    "Cerebellum-White-Matter": "Cerebellar white",
+    "Cerebellum-Cortex": "Cerebellar grey",
+    "Brain-Stem": "Brainstem",
+    "3rd-Ventricle": "3rd ventricle",
+    "4th-Ventricle": "4th ventricle",
+    "Accumbens-area": "Accumbens",
+    "WM-hypointensities": "Cerebral white",
     "CC": "Cerebral white",
 }
 

@@ -18,22 +18,52 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from GaborSegLib.dataset import find_data
+from GaborSegLib.data.dataset import find_data
 from GaborSegLib.errors import DataError, OutputError, TrainingError
-from GaborSegLib.gabor import PARAMETER_NAMES
-from GaborSegLib.losses import PCCLoss
-from GaborSegLib.run_folder import PREVIOUS, SNAPSHOT, STOP, load_snapshot, request_stop
-from GaborSegLib.trainer import BEST, Options, Trainer, learning_rate
-from GaborSegLib.weights import load_weights, read_card, save_weights
+from GaborSegLib.model.gabor import PARAMETER_NAMES
+from GaborSegLib.model.losses import PCCLoss
+from GaborSegLib.model.weights import load_weights, read_card, save_weights
+from GaborSegLib.training.run_folder import PREVIOUS, SNAPSHOT, STOP, load_snapshot, request_stop
+from GaborSegLib.training.trainer import BEST, Options, Trainer, learning_rate
 
 SMALL = Options(
-    variant="mixed", epochs=3, augmentation="strong", patch=16, grid_size=32, base_channels=4, gabor_kernel_size=3,
-    learning_rate=5e-3, decay=0.5,
+    variant="mixed",
+    epochs=3,
+    augmentation="strong",
+    patch=16,
+    grid_size=32,
+    base_channels=4,
+    gabor_kernel_size=3,
+    learning_rate=5e-3,
+    decay=0.5,
 )
-SMALL_ARGUMENTS = (
-    "--variant mixed --epochs 3 --augmentation strong --patch 16 --grid-size 32 --base-channels 4 "
-    "--gabor-kernel-size 3 --lr 5e-3 --decay 0.5 --validation s1 --threads 1 --device cpu --json"
-).split()
+SMALL_ARGUMENTS = [
+    "--variant",
+    "mixed",
+    "--epochs",
+    "3",
+    "--augmentation",
+    "strong",
+    "--patch",
+    "16",
+    "--grid-size",
+    "32",
+    "--base-channels",
+    "4",
+    "--gabor-kernel-size",
+    "3",
+    "--lr",
+    "5e-3",
+    "--decay",
+    "0.5",
+    "--validation",
+    "s1",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--json",
+]
 
 
 def snapshot(folder):
@@ -43,7 +73,17 @@ def snapshot(folder):
 
 
 def start(data, output, *more):
-    command = [sys.executable, "-m", "GaborSegLib", "train", str(data), "--output", str(output), *SMALL_ARGUMENTS, *more]
+    command = [
+        sys.executable,
+        "-m",
+        "GaborSegLib",
+        "train",
+        str(data),
+        "--output",
+        str(output),
+        *SMALL_ARGUMENTS,
+        *more,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -65,8 +105,15 @@ def assert_same(first, second):
 
 def test_learns_the_made_structures(data_set, tmp_path):
     options = Options(
-        variant="conventional", epochs=20, augmentation="none", grid_size=32, base_channels=4, learning_rate=3e-3,
-        decay=0.5, validate_every=20, dropout=0.0,
+        variant="conventional",
+        epochs=20,
+        augmentation="none",
+        grid_size=32,
+        base_channels=4,
+        learning_rate=3e-3,
+        decay=0.5,
+        validate_every=20,
+        dropout=0.0,
     )
     progress = Trainer(find_data(data_set), tmp_path / "run", options, validation=["s1"]).run()
     assert progress.rows[-1]["loss"] < 0.5 * progress.rows[0]["loss"]
@@ -89,8 +136,22 @@ def test_writes_what_it_says(data_set, tmp_path):
     assert len(epochs) == 3 and epochs[-1]["loss"] == pytest.approx(float(rows[-1]["loss"]))
     assert list(epochs[0]) == ["event", *rows[0]]
     assert list(rows[0]) == (
-        "epoch epochs loss learning_rate seconds images_per_second memory_mib seconds_left dice_mean best_dice "
-        "best_epoch".split() + ["Shell", "Core", "Left ball"]
+        [
+            "epoch",
+            "epochs",
+            "loss",
+            "learning_rate",
+            "seconds",
+            "images_per_second",
+            "memory_mib",
+            "seconds_left",
+            "dice_mean",
+            "best_dice",
+            "best_epoch",
+            "Shell",
+            "Core",
+            "Left ball",
+        ]
     )
     for event in epochs:
         left = sum(row["seconds"] for row in epochs[: event["epoch"]]) / event["epoch"] * (3 - event["epoch"])
@@ -215,10 +276,12 @@ def test_the_card_tells_what_the_weights_started_from_however_often_the_run_was_
 
 
 def test_gabor_kernels_start_from_mixed_ones(data_set, tmp_path):
-    """Where both are Gabor kernels they are taken, where those are conventional the nearest are; not again on resuming."""
+    """Where both are Gabor kernels they are taken, else the nearest to the conventional ones; not again on resuming."""
     options, events = Options(**{**SMALL.__dict__, "variant": "gabor", "epochs": 1}), []
     mixed = Trainer(find_data(data_set), tmp_path / "first", SMALL, ["s1"])
-    save_weights(tmp_path / "mixed.safetensors", mixed.network, mixed.card({"epoch": 0, "dice_mean": None}), torch.float32)
+    save_weights(
+        tmp_path / "mixed.safetensors", mixed.network, mixed.card({"epoch": 0, "dice_mean": None}), torch.float32
+    )
     start = tmp_path / "mixed.safetensors"
     gabor = Trainer(find_data(data_set), tmp_path / "second", options, ["s1"], init=start, report=events.append)
     loaded, own = mixed.network.state_dict(), gabor.network.state_dict()
@@ -234,7 +297,9 @@ def test_gabor_kernels_start_from_mixed_ones(data_set, tmp_path):
     start.unlink()
     resumed = Trainer(find_data(data_set), tmp_path / "second", options, ["s1"], init=start, resume=True)
     assert len(resumed.inherited["earlier_stages"]) == 1
-    assert all(torch.equal(value, resumed.network.state_dict()[name]) for name, value in gabor.network.state_dict().items())
+    assert all(
+        torch.equal(value, resumed.network.state_dict()[name]) for name, value in gabor.network.state_dict().items()
+    )
 
 
 def test_other_structures_keep_all_but_the_last_layer(data_set, tmp_path, tiny_weights):
@@ -305,7 +370,10 @@ def test_what_happens_to_a_disk_leaves_a_run_that_goes_on(what, data_set, tmp_pa
         def strike(event):
             if event["event"] == "epoch" and event["epoch"] == 2:
                 trouble.enter_context(
-                    largest_file(100_000) if what == "full disk" else read_only(output) if what == "permission"
+                    largest_file(100_000)
+                    if what == "full disk"
+                    else read_only(output)
+                    if what == "permission"
                     else moved_away(cache)
                 )
 
@@ -354,7 +422,7 @@ def test_long_epochs_are_saved_within(data_set, tmp_path, monkeypatch):
         if event.get("stage") == "Epoch 1 of 3" and event["done"] == 4:
             raise Crash
 
-    monkeypatch.setattr("GaborSegLib.trainer.SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr("GaborSegLib.training.trainer.SNAPSHOT_SECONDS", 0)
     with pytest.raises(Crash):
         Trainer(find_data(data_set), tmp_path, replace(SMALL, variant="conventional"), ["s1"], report=crash).run()
     assert load_snapshot(tmp_path)[2]["progress"]["step"] == 3

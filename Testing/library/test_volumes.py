@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from GaborSegLib.inference.volumes import structure_volumes, volumes_table, write_volumes
 from GaborSegLib.structures import Structure, paper_structures
-from GaborSegLib.volumes import structure_volumes, volumes_table, write_volumes
 
 STRUCTURES = [Structure(1, "Big", (255, 0, 0)), Structure(2, "Small", (0, 255, 0)), Structure(5, "Absent", (0, 0, 255))]
 

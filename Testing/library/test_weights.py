@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from GaborSegLib.errors import OutputError, WeightsError
-from GaborSegLib.network import build_network
-from GaborSegLib.weights import bundled_weights, load_weights, read_card, save_weights
+from GaborSegLib.model.network import build_network
+from GaborSegLib.model.weights import bundled_weights, load_weights, read_card, save_weights
 
 NETWORK = {
     "variant": "mixed",
@@ -23,7 +23,11 @@ NETWORK = {
     "base_channels": 4,
 }
 CARD = {
-    **NETWORK, "structures": ["Thalamus", "Nucléus"], "grid_size": 32, "field": "cube", "licence": "MIT",
+    **NETWORK,
+    "structures": ["Thalamus", "Nucléus"],
+    "grid_size": 32,
+    "field": "cube",
+    "licence": "MIT",
     "scores": {"dice": 0.8},
 }
 
@@ -93,7 +97,7 @@ def test_any_length_of_card(tmp_path, network):
     save_weights(path, network, CARD)
     length = int.from_bytes(path.read_bytes()[:8], "little")
     for wanted in (length // 256 * 256 + 256 + 0x80, 0x14B50):
-        save_weights(path, network, {**CARD, "comment": "x" * (wanted - length - len(r', \"comment\": \"\"'))})
+        save_weights(path, network, {**CARD, "comment": "x" * (wanted - length - len(r", \"comment\": \"\""))})
         assert int.from_bytes(path.read_bytes()[:8], "little") == wanted
         assert read_card(path)["comment"].startswith("x")
 

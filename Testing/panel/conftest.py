@@ -1,4 +1,5 @@
 """Fixtures for the panel's tests: the application, a fresh scene, and the module loaded as Slicer loads it."""
+
 import importlib.util
 import sys
 import time
@@ -26,6 +27,7 @@ def scene(application, failures):
     """The application's scene, empty; with the settings of a first start, no dialogs and nothing to install."""
     import qt
     from host import dialogs, packaging
+
     qt.QSettings().clear()
     for record in (dialogs.answers, dialogs.shown, dialogs.unanswered, packaging.requested):
         record.clear()
@@ -53,6 +55,7 @@ def module_widget(application, scene):
     """GaborSegWidget, set up and entered; cleaned up as at the application's end."""
     import slicer
     from host.application import load_module, unload_module
+
     load_module(MODULE)
     slicer.util.selectModule("GaborSeg")
     slicer.util.mainWindow().show()
@@ -72,4 +75,5 @@ def wait_until(application):
             loop = qt.QEventLoop()
             qt.QTimer.singleShot(5, loop.quit)
             loop.exec()
+
     return wait

@@ -122,7 +122,9 @@ def training_pictures(widget, folder, pictures):
     wait(lambda: panel.training._look is None)
     picture(widget, 1, pictures / "panel-training.png")
     panel.training._put(
-        trainingEpochs=24, trainingCubes=0, trainingProcesses=2,
+        trainingEpochs=24,
+        trainingCubes=0,
+        trainingProcesses=2,
         trainingOptions="--grid-size 32 --base-channels 4 --gabor-kernel-size 3 --augmentation none --dropout 0 "
         "--decay 0.4",
     )

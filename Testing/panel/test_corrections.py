@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 
-from GaborSegLib.sources import find_data
+from GaborSegLib.data.sources import find_data
 
 # Left-handed (left, anterior, superior), as the OASIS scans are; and others.
 AFFINES = {
@@ -110,19 +110,27 @@ def test_round_trip_is_voxel_exact(corrections, segment, tmp_path, affine, moved
 def test_the_library_takes_the_folder_and_counts_corrections_of_one_scan_as_one_subject(corrections, segment, tmp_path):
     folder = tmp_path / "data"
     one, other = add_volume(seed=1), add_volume(seed=2)
-    cases = [corrections.take_correction(volume, segment(volume, made_labels(n)), folder)[0]
-             for n, volume in enumerate((one, other, one))]
+    cases = [
+        corrections.take_correction(volume, segment(volume, made_labels(n)), folder)[0]
+        for n, volume in enumerate((one, other, one))
+    ]
     assert cases == ["Head", "Head_2", "Head_3"]  # none is written over
     data = find_data(folder)
     assert [(case.id, case.subject) for case in data.cases] == [
-        ("Head", "Head"), ("Head_2", "Head_2"), ("Head_3", "Head")
+        ("Head", "Head"),
+        ("Head_2", "Head_2"),
+        ("Head_3", "Head"),
     ]
     assert data.table.names == tuple(NAMES) and data.table.complete and data.problems == ()
     np.testing.assert_array_equal(read(folder, "Head")[2], made_labels(0))
     np.testing.assert_array_equal(read(folder, "Head_3")[2], made_labels(2))
     assert corrections.count_cases(folder) == 3 and corrections.count_subjects(folder) == 2
     assert sorted(path.name for path in folder.iterdir()) == [
-        "corrections.json", "images", "labels", "structures.csv", "subjects.csv"
+        "corrections.json",
+        "images",
+        "labels",
+        "structures.csv",
+        "subjects.csv",
     ]
     assert corrections.weights_of(folder) == ("mixed", str(tmp_path / "own.safetensors"))
 
@@ -218,9 +226,31 @@ def test_the_button_and_the_training_that_follows(corrections, segment, module_w
     from GaborSegPanel import recipes
 
     assert recipes.train_arguments(choices, []) == [
-        str(tmp_path / "mine"), "--validation-share", "0", "--variant", "mixed", "--loss", "pcc", "--lr", "0.0003",
-        "--epochs", "20", "--patch", "96", "--init", str(tmp_path / "own.safetensors"), "--processes", "1",
-        "--augmentation", "strong", "--dropout", "0", "--decay", "1", "--validate-every", "5",
+        str(tmp_path / "mine"),
+        "--validation-share",
+        "0",
+        "--variant",
+        "mixed",
+        "--loss",
+        "pcc",
+        "--lr",
+        "0.0003",
+        "--epochs",
+        "20",
+        "--patch",
+        "96",
+        "--init",
+        str(tmp_path / "own.safetensors"),
+        "--processes",
+        "1",
+        "--augmentation",
+        "strong",
+        "--dropout",
+        "0",
+        "--decay",
+        "1",
+        "--validate-every",
+        "5",
     ]
     with open(tmp_path / "mine" / "subjects.csv", newline="") as file:
         assert [row["scan"] for row in csv.DictReader(file)] == ["Head"]

@@ -1,4 +1,5 @@
 """The test host behaves as a real Slicer was seen to (PythonQt's manners), and what it shows are real MRML nodes."""
+
 import enum
 import pathlib
 import shutil

@@ -1,4 +1,5 @@
 """Every name of Slicer that the module uses, and every one that the test host offers, is one that a real Slicer has."""
+
 import ast
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,11 +15,23 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {name: set(names) for name, names in pythonqt.INVENTORY["modules"].items()}
 # Python packages of Slicer, which the inventory of Slicer's compiled names does not look into.
 PACKAGES = {"i18n", "packaging", "parameterNodeWrapper", "ScriptedLoadableModule", "util"}
-HOST_CLASSES = [c for module in (ctk, slicer) for c in vars(module).values()
-                if isinstance(c, type) and c.__module__.startswith("host")]
+HOST_CLASSES = [
+    c
+    for module in (ctk, slicer)
+    for c in vars(module).values()
+    if isinstance(c, type) and c.__module__.startswith("host")
+]
 QT_CLASSES = [name.split(".")[1] for name in pythonqt.INVENTORY["properties"] if name.startswith("qt.Q")]
-GONE_IN_QT6 = {"autoCompletion", "autoCompletionCaseSensitivity", "confirmOverwrite", "nameFilterDetailsVisible",
-               "readOnly", "resolveSymlinks", "margin", "tabStopWidth"}
+GONE_IN_QT6 = {
+    "autoCompletion",
+    "autoCompletionCaseSensitivity",
+    "confirmOverwrite",
+    "nameFilterDetailsVisible",
+    "readOnly",
+    "resolveSymlinks",
+    "margin",
+    "tabStopWidth",
+}
 
 
 def dotted(node):
@@ -51,11 +64,22 @@ def is_known(parts):
 
 def own_members(cls):
     """What the host itself gives a class; not what Qt asks every widget for."""
-    asked_by_qt = {"sizeHint", "minimumSizeHint", "paintEvent", "showEvent", "childEvent", "hitButton",
-                   "staticMetaObject"}
+    asked_by_qt = {
+        "sizeHint",
+        "minimumSizeHint",
+        "paintEvent",
+        "showEvent",
+        "childEvent",
+        "hitButton",
+        "staticMetaObject",
+    }
     bases = [base for base in cls.__mro__ if base.__module__.startswith("host")]
-    return {n: item for base in bases for n, item in vars(base).items() if n[0] not in "_ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-            and n not in asked_by_qt}
+    return {
+        n: item
+        for base in bases
+        for n, item in vars(base).items()
+        if n[0] not in "_ABCDEFGHIJKLMNOPQRSTUVWXYZ" and n not in asked_by_qt
+    }
 
 
 def real_name(cls):

@@ -353,7 +353,11 @@ def test_installing_asks_first(user, volume, bare_python, monkeypatch, agree):
     assert len(user.errors) == 1
     if agree:  # the host installs nothing, so that they are still missing
         assert [r.split(">")[0] for r in packaging.requested[0]] == [
-            "torch", "numpy", "nibabel", "SimpleITK", "safetensors"
+            "torch",
+            "numpy",
+            "nibabel",
+            "SimpleITK",
+            "safetensors",
         ]
         assert "still missing after the installation" in user.errors[0]
     else:

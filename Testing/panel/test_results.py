@@ -26,7 +26,7 @@ def labels():
     labels = np.zeros(SHAPE, np.uint8)
     for label in range(1, 20):
         k, j, i = np.unravel_index(label, (3, 3, 3))
-        labels[1 + 7 * k:7 + 7 * k, 1 + 7 * j:7 + 7 * j, 1 + 6 * i:6 + 6 * i] = label
+        labels[1 + 7 * k : 7 + 7 * k, 1 + 7 * j : 7 + 7 * j, 1 + 6 * i : 6 + 6 * i] = label
     return labels
 
 
@@ -86,7 +86,8 @@ def test_deep_structures_are_seen_through_the_outer_ones(results, volume, labels
     node = results.show_results(volume, labels, volumes, {})
     display, segmentation = node.GetDisplayNode(), node.GetSegmentation()
     see_through = {
-        segmentation.GetNthSegment(n).GetName() for n in range(19)
+        segmentation.GetNthSegment(n).GetName()
+        for n in range(19)
         if display.GetSegmentOpacity3D(segmentation.GetNthSegmentID(n)) < 0.5
     }
     assert see_through == {"Cerebral grey", "Cerebral white", "Cerebellar grey", "Cerebellar white"}
@@ -97,9 +98,11 @@ def test_table_and_provenance(results, volume, labels, volumes):
     rows = results.volume_rows(results.volumes_table(node))
     assert [row[0] for row in rows] == list(volumes)
     assert rows[1] == ("3rd ventricle", "2.00", f"{100 * 2 / 190:.2f}", "")
-    assert results.provenance(node) == results.provenance(results.volumes_table(node)) == {
-        "variant": "gabor", "seconds": "1.5"
-    }
+    assert (
+        results.provenance(node)
+        == results.provenance(results.volumes_table(node))
+        == {"variant": "gabor", "seconds": "1.5"}
+    )
 
 
 def test_quality_stands_in_the_table(results, volume, labels, volumes):

@@ -48,7 +48,8 @@ def listed(cmake_file):
 def files(*folders, below):
     found = (file for folder in folders for file in (below / folder).rglob("*") if file.is_file())
     return {
-        file.relative_to(below).as_posix() for file in found
+        file.relative_to(below).as_posix()
+        for file in found
         if "__pycache__" not in file.parts and not file.name.startswith(".") and file.name != "CMakeLists.txt"
     }
 
@@ -65,8 +66,16 @@ def test_every_widget_has_a_tooltip():
     from xml.etree import ElementTree
 
     tree = ElementTree.parse(ROOT / "Resources/UI/GaborSeg.ui")
-    used = ("QPushButton", "QComboBox", "QProgressBar", "QTableWidget", "QPlainTextEdit", "qMRMLNodeComboBox",
-            "qMRMLSegmentsTableView", "qMRMLSegmentationShow3DButton")
+    used = (
+        "QPushButton",
+        "QComboBox",
+        "QProgressBar",
+        "QTableWidget",
+        "QPlainTextEdit",
+        "qMRMLNodeComboBox",
+        "qMRMLSegmentsTableView",
+        "qMRMLSegmentationShow3DButton",
+    )
     for widget in tree.iter("widget"):
         if widget.get("class") in used:
             tooltip = widget.find("property[@name='toolTip']/string")

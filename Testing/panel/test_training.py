@@ -89,7 +89,7 @@ def test_two_processes_chart_stop_resume_end_and_segment(user, data_set):
     chart = user.choices.parameterNode.GetNodeReference("GaborSeg.trainingChart")
     series = chart.GetNthPlotSeriesNode(0)
     losses = slicer.util.arrayFromTableColumn(series.GetTableNode(), series.GetYColumnName())
-    np.testing.assert_allclose(losses, [row["loss"] for row in user.run.rows][:len(losses)])
+    np.testing.assert_allclose(losses, [row["loss"] for row in user.run.rows][: len(losses)])
     assert slicer.app.applicationLogic().GetSelectionNode().GetActivePlotChartID() == chart.GetID()
     assert [user.ui.diceTable.item(row, 0).text() for row in range(4)] == ["Mean", "Shell", "Core", "Ball"]
     user.ui.stopButton.click()
@@ -137,8 +137,10 @@ def process():
 
 
 def write_rows(folder, count, epochs=10):
-    lines = ["epoch,epochs,loss,learning_rate,seconds,images_per_second,memory_mib,seconds_left,dice_mean,best_dice,"
-             "best_epoch,Shell,Ball"]
+    lines = [
+        "epoch,epochs,loss,learning_rate,seconds,images_per_second,memory_mib,seconds_left,dice_mean,best_dice,"
+        "best_epoch,Shell,Ball"
+    ]
     for n in range(1, count + 1):
         scores = f"{n / 20},{n / 20},{n},{n / 10}," if n % 2 == 0 else ",,,,"
         lines.append(f"{n},{epochs},{1 / n},0.001,60,1,100,{60 * (epochs - n)},{scores}")
@@ -147,10 +149,17 @@ def write_rows(folder, count, epochs=10):
 
 def record(folder, pid, host=None):
     arguments = ["DATA", "--epochs", "10"]
-    (folder / "panel.json").write_text(json.dumps({
-        "pid": pid, "host": host or socket.gethostname(), "started": "today", "command": "gaborseg train",
-        "arguments": arguments,
-    }))
+    (folder / "panel.json").write_text(
+        json.dumps(
+            {
+                "pid": pid,
+                "host": host or socket.gethostname(),
+                "started": "today",
+                "command": "gaborseg train",
+                "arguments": arguments,
+            }
+        )
+    )
 
 
 def tell(folder, **event):
@@ -231,7 +240,7 @@ def test_the_number_of_a_dead_run_that_another_program_has_now(user, folder):
 
 
 def test_a_run_is_known_from_the_moment_it_was_started():
-    """Else it would look like one that was ended from outside: right after its start, a process has no command line yet."""
+    """Else it would look like one that was ended from outside: right after its start, it has no command line yet."""
     from GaborSegPanel import training
 
     for _ in range(20):

@@ -60,11 +60,11 @@ def is_running(process_id):
 def test_events_log_and_result(run_python, wait_until):
     started = run_python(
         "import sys\n"
-        "print('{\"event\": \"progress\", \"stage\": \"A\", \"done\": 1, \"total\": 2}')\n"
+        'print(\'{"event": "progress", "stage": "A", "done": 1, "total": 2}\')\n'
         "print('chatter of a package')\n"
         "print('[1, 2]')\n"
         "sys.stderr.buffer.write(b'not UTF-8: \\xff\\n')\n"
-        "print('{\"event\": \"result\", \"n\": 3}', end='')\n"
+        'print(\'{"event": "result", "n": 3}\', end=\'\')\n'
     )
     wait_until(lambda: started.ends)
     assert started.events == [{"event": "progress", "stage": "A", "done": 1, "total": 2}]
@@ -73,9 +73,7 @@ def test_events_log_and_result(run_python, wait_until):
 
 
 def test_an_error_event_is_the_message(run_python, wait_until):
-    started = run_python(
-        "print('{\"event\": \"error\", \"code\": \"x\", \"message\": \"do this\"}')\nraise SystemExit(2)"
-    )
+    started = run_python('print(\'{"event": "error", "code": "x", "message": "do this"}\')\nraise SystemExit(2)')
     wait_until(lambda: started.ends)
     assert started.ends == [(None, "do this")]
 

@@ -1,0 +1,185 @@
+"""A data set's prepared scans in one file, to train from on a machine that has neither the scans nor what reads them.
+
+A zip file: `index.json` (format, name, grid size, label table, cases) and for each case `N.image.npy` (float16) and
+`N.labels.npy` (uint8), both (size, size, size), as `dataset.prepare` makes them, and `N.0.head.npy` and so on, as
+`heads.prepare_heads` makes them. Zip keeps a checksum of each.
+"""
+
+import json
+import zipfile
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from ..events import silent
+from ..files import check_output, replacing
+from .dataset import prepare
+from .heads import prepare_heads
+from .sources import Case, DataSet
+from .tables import LabelTable
+
+FORMAT = 1
+EXTENSIONS = (".zip", ".npz")
+KINDS = ("image.npy", "labels.npy")
+
+
+def is_packed(path):
+    """Whether a path names a packed data set and not a folder or a table."""
+    return Path(path).suffix.lower() in EXTENSIONS
+
+
+def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
+    """Prepare all scans of a data set and write them into one file.
+
+    Args:
+        data: a `DataSet`.
+        path: a name that ends in .zip or .npz.
+        cache: folder for prepared scans.
+        size: edge of the network's cube, voxels.
+        report: takes events.
+        find_brain: see `dataset.prepare`.
+        heads: head label maps, see `heads.find_heads`; heads are built around all the scans.
+
+    Raises:
+        DataError: a scan cannot be used.
+        OutputError: the file cannot be written.
+    """
+    check_output(path, EXTENSIONS)
+    stems = prepare(data.cases, data.table, cache, size, report, find_brain)
+    built = prepare_heads(stems, heads, cache, data.table.names, report=report) or [[]] * len(stems)
+    rows = zip(data.table.names, data.table.ids, data.table.counts_as[1:])
+    table = [{"name": name, "ids": sorted(ids), "counts_as": label} for name, ids, label in rows]
+    index = {
+        "format": FORMAT,
+        "name": data.folder.resolve().name,
+        "grid_size": size,
+        "find_brain": find_brain,
+        "heads": len(heads),
+        "heads_each": len(built[0]) if built else 0,
+        "structures": table,
+        "cases": [{"id": case.id, "subject": case.subject} for case in data.cases],
+    }
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        file.writestr("index.json", json.dumps(index, indent=1, ensure_ascii=False))
+        for number, stem in enumerate(stems):
+            report({"event": "progress", "stage": "Packing", "done": number, "total": len(stems)})
+            for kind in KINDS:
+                file.write(f"{stem}.{kind}", f"{number}.{kind}")
+            for place, head in enumerate(built[number]):
+                file.write(head, f"{number}.{place}.head.npy")
+    report({"event": "progress", "stage": "Packing", "done": len(stems), "total": len(stems)})
+
+
+def open_packed(path):
+    """Open a packed data set: `PackedData`.
+
+    Raises:
+        DataError: the file is missing, is damaged, or is no packed data set.
+    """
+    with _open(path) as file:
+        try:
+            index = json.loads(file.read("index.json"))
+            if index["format"] > FORMAT:
+                raise DataError(
+                    f"{path}: got format {index['format']}, this program reads up to {FORMAT}; get a newer one"
+                )
+            rows = index["structures"]
+            merged = tuple((i, row["counts_as"]) for i, row in enumerate(rows, start=1) if row["counts_as"] != i)
+            ids = tuple(frozenset(row["ids"]) for row in rows)
+            table = LabelTable(tuple(row["name"] for row in rows), ids, within=merged)
+            # All that a case has is in this one file.
+            cases = tuple(Case(case["id"], case["subject"], Path(path), Path(path)) for case in index["cases"])
+            return PackedData(
+                Path(index["name"]),
+                cases,
+                table,
+                path=Path(path),
+                grid_size=index["grid_size"],
+                find_brain=index["find_brain"],
+                heads=index["heads"],
+                heads_each=index["heads_each"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: is no packed data set ({error}); gaborseg pack makes one") from error
+
+
+@dataclass(frozen=True)
+class PackedData(DataSet):
+    """A data set whose prepared scans lie in one file; `folder` is the name of the one it was made from.
+
+    `heads` label maps were taken to build `heads_each` heads around every scan.
+    """
+
+    path: Path = Path()
+    grid_size: int = 0
+    find_brain: bool = False
+    heads: int = 0
+    heads_each: int = 0
+
+    def unpack(self, cases, cache, size, find_brain=False, report=silent):
+        """Bring cases into a folder, as `dataset.prepare` does: returns a stem for each.
+
+        Raises:
+            DataError: the file is damaged or was made for cubes of another size.
+            OutputError: the folder cannot be written to.
+        """
+        if size != self.grid_size:
+            raise DataError(
+                f"{self.path}: holds cubes of {self.grid_size}^3 voxels, the run wants {size}^3; train with "
+                f"--grid-size {self.grid_size}, or pack the scans again"
+            )
+        if find_brain != self.find_brain:
+            how = [("without", "with")[flag] + " --find-brain" for flag in (self.find_brain, find_brain)]
+            raise DataError(f"{self.path}: was packed {how[0]}, the run is {how[1]}; pack the scans again")
+        stems = []
+        with _open(self.path) as file:
+            for number in self._numbers(cases, "Unpacking scans", report):
+                entries = [f"{number}.{kind}" for kind in KINDS]
+                # Named by their checksums: what another file left there is not mistaken for this one's.
+                stem = Path(cache) / "".join(f"{file.getinfo(entry).CRC:08x}" for entry in entries)
+                for entry, kind in zip(entries, KINDS):
+                    _unpack(file, entry, Path(f"{stem}.{kind}"))
+                stems.append(stem)
+        return stems
+
+    def unpack_heads(self, cases, cache, report=silent):
+        """Bring the heads built around cases into a folder, as `heads.prepare_heads` does; raises as `unpack`."""
+        if not self.heads_each:
+            return []
+        built = []
+        with _open(self.path) as file:
+            for number in self._numbers(cases, "Unpacking heads", report):
+                entries = [f"{number}.{place}.head.npy" for place in range(self.heads_each)]
+                paths = [Path(cache) / f"{file.getinfo(entry).CRC:08x}-{number}.head.npy" for entry in entries]
+                for entry, path in zip(entries, paths):
+                    _unpack(file, entry, path)
+                built.append(paths)
+        return built
+
+    def _numbers(self, cases, stage, report):
+        """Yield, for each case, its number among the packed ones, and report how far it got."""
+        place = {case.id: number for number, case in enumerate(self.cases)}
+        for done, case in enumerate(cases):
+            report({"event": "progress", "stage": stage, "done": done, "total": len(cases)})
+            yield place[case.id]
+        report({"event": "progress", "stage": stage, "done": len(cases), "total": len(cases)})
+
+
+def _unpack(file, entry, path):
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_bytes(file.read(entry))
+
+
+@contextmanager
+def _open(path):
+    """Context that gives an open zip file; what is wrong with it becomes a `DataError`."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; check the name") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: is damaged or incomplete ({error}); copy it again") from error

@@ -1,0 +1,1 @@
+"""How well a network does on labelled scans (Section 3.1, Table 1)."""

@@ -1,0 +1,1 @@
+"""A scan in, its structures out, with their volumes."""

@@ -1,0 +1,261 @@
+"""A scan in, its structures out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..errors import GaborSegError, WeightsError
+from ..events import silent
+from ..model.gabor import bake_kernels
+from ..model.network import cube_scores
+from ..model.weights import bundled_weights, load_weights
+from ..scans.checking import check_image
+from ..scans.grid import Grid, normalise
+from ..scans.image import Image
+from ..scans.reading import read_image
+from ..scans.writing import write_label_map
+from ..structures import named_structures, paper_structures
+from ..timing import Timer
+from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
+from .quality import structure_quality
+from .volumes import structure_volumes, write_volumes
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The structures found in a scan.
+
+    Args:
+        labels: uint8 array (I, J, K) on the scan's own grid; 0 is background.
+        affine: the scan's (4, 4), voxel index to right-anterior-superior millimetres.
+        structures: list of `Structure`.
+        volumes: dictionary from structure name to mL.
+        quality: dictionary from structure name to 0..1, see `quality.structure_quality`.
+        provenance: dictionary: scan, weights, their sha256, variant, versions, device, seconds (of this scan's
+            own work), cube voxel size.
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    structures: list
+    volumes: dict
+    quality: dict
+    provenance: dict
+
+    def save(self, path):
+        """Write the label map; the extension chooses the format (see `images.write_label_map`)."""
+        write_label_map(path, self.labels, self.affine, self.structures)
+
+    def save_volumes(self, path):
+        """Write the volumes as CSV (see `volumes.write_volumes`)."""
+        write_volumes(path, self.volumes, self.quality)
+
+    def save_overview(self, path, image, title=None):
+        """Write a picture of the structures over their scan, an `Image` (see `overview.write_overview`)."""
+        from ..report.overview import write_overview
+
+        facts = self.provenance
+        caption = (
+            f"{facts['weights']} ({facts['variant']} kernels), GaborSeg {facts['gaborseg']}, "
+            f"{facts['seconds']} s on {facts['device']}. For research, not for diagnosis."
+        )
+        title = title or Path(facts["scan"]).name
+        write_overview(path, image.array, self.labels, self.affine, self.structures, title, caption, self.volumes)
+
+
+# Said where `find_brain` finds nothing that it believes.
+NO_BRAIN = (
+    "no whole brain was found in the field of view, so nothing around it was taken away; look at the result, and if "
+    "it is wrong, remove the skull first"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A scan on its way from `Segmenter.prepare` to `Segmenter.finish`: `Image`, its `Grid`, cube (D, H, W) or, once
+    the network has seen it, scores (C, D, H, W), what takes its events, and its `Timer`."""
+
+    image: Image
+    grid: Grid
+    cube: torch.Tensor | None
+    scores: torch.Tensor | None
+    report: object
+    timer: Timer
+
+
+class Segmenter:
+    """Segments scans with one network.
+
+    Args:
+        weights: path of a weight file, or a kernel variant whose file is bundled.
+        device: `auto` (a GPU where there is one, else the CPU), or a torch device such as `cpu` or `cuda:1`.
+        mirror: average the scores of the scan and of its mirror image: a little better, the same for left and right,
+            and twice the time in the network.
+
+    Raises:
+        WeightsError: the file cannot be opened, or no file of that variant is bundled.
+        GaborSegError: the device is not there.
+
+    Example::
+
+        segmentation = Segmenter("mixed").segment("scan.nii.gz")
+        segmentation.save("labels.nii.gz")
+        print(segmentation.volumes["Hippocampus"])
+    """
+
+    def __init__(self, weights="mixed", device="auto", mirror=True):
+        opened = load_weights(weights_path(weights))
+        self.card = opened.card
+        self.path = opened.path
+        self.mirror = mirror
+        self.falls_back = device == "auto"
+        self.device = choose_device(device)
+        self.structures = named_structures(self.card["structures"])
+        # What is known of a whole brain's size says nothing about other structures.
+        self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
+        self.network = bake_kernels(opened.network).to(self.device)
+
+    def segment(self, image, report=silent):
+        """Segment a scan.
+
+        Args:
+            image: an `Image`, or the path of a file or DICOM folder.
+            report: takes events.
+
+        Returns:
+            `Segmentation`.
+
+        Raises:
+            ImageError: the scan cannot be read or segmented.
+        """
+        return self.finish(self.look(self.prepare(image, report)))
+
+    def prepare(self, image, report=silent):
+        """The first third of `segment`: the scan on the network's cube, a `Task`."""
+        timer = Timer()
+        if not hasattr(image, "affine"):
+            report({"event": "progress", "stage": "Reading", "done": 0, "total": 4})
+            with timer("Reading"):
+                image = read_image(image)
+        with timer("Checking"):
+            for message in check_image(image):
+                report({"event": "warning", "message": message})
+        report({"event": "progress", "stage": "Segmenting", "done": 1, "total": 4})
+        grid, brain = Grid(image.array.shape, image.affine, self.card["grid_size"]), None
+        if self.card.get("find_brain"):
+            with timer("Finding the brain"):
+                brain = find_brain(image.array, image.affine, self.device)
+            if brain is None:
+                report({"event": "warning", "message": f"{image.name}: {NO_BRAIN}"})
+        with timer("Resampling to the cube"):
+            if brain is not None:
+                grid = brain.grid_for(grid.size)
+            cube = grid.image_to_cube(image.array)
+            if brain is not None:
+                cube = brain.extract(cube, grid)
+        return Task(image, grid, cube, None, report, timer)
+
+    def look(self, task):
+        """The second third of `segment`: the network's scores on the cube, a `Task`."""
+        with task.timer("Network"):
+            scores = self.scores(task.cube, task.report)
+        return replace(task, cube=None, scores=scores)
+
+    def finish(self, task):
+        """The last third of `segment`: the structures on the scan's own grid, a `Segmentation`."""
+        image, grid, scores, timer = task.image, task.grid, task.scores, task.timer
+        if self.covers_brain:
+            with timer("Cleaning up"):
+                scores = clean(scores)
+        task.report({"event": "progress", "stage": "Bringing the result to the scan's grid", "done": 3, "total": 4})
+        with timer("Scores to the scan's grid"):
+            labels = grid.scores_to_labels(scores)
+        with timer("Quality and volumes"):
+            quality = structure_quality(scores, self.structures)
+            volumes = structure_volumes(labels, image.affine, self.structures)
+        task.report({"event": "progress", "stage": "Done", "done": 4, "total": 4})
+        provenance = {
+            "scan": str(image.path or ""),
+            "weights": self.path.name,
+            "weights_sha256": self.card["sha256"],
+            "variant": self.card["variant"],
+            "gaborseg": __version__,
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "mirror": self.mirror,
+            "cube_spacing_mm": round(grid.spacing, 4),
+            "seconds": round(timer.total, 2),
+        }
+        if self.covers_brain:
+            for message in _doubts(sum(volumes.values())):
+                task.report({"event": "warning", "message": f"{image.name}: {message}"})
+        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance)
+
+    @torch.inference_mode()
+    def scores(self, cube, report=silent):
+        """Class scores (C, D, H, W) of a cube (D, H, W) of the scan's own intensities, axes z, y, x."""
+        cube = normalise(cube)
+        try:
+            return self._scores(cube)
+        except torch.OutOfMemoryError as error:
+            if not self.falls_back:
+                raise GaborSegError(
+                    f"{self.device}: out of memory for a cube of {cube.shape[-1]}^3; choose the device cpu"
+                ) from error
+        report({"event": "warning", "message": f"{self.device} is out of memory; going on with the CPU"})
+        self.device = torch.device("cpu")
+        self.network.to(self.device)
+        return self._scores(cube)
+
+    def _scores(self, cube):
+        cube = cube.to(self.device)
+        scores = cube_scores(self.network, cube, self.card["field"]).cpu()
+        if self.mirror:
+            # The structures are not lateralised, so the mirrored brain is a brain as good.
+            mirrored = cube_scores(self.network, cube.flip(2), self.card["field"]).cpu()
+            scores = scores.add_(mirrored.flip(3)).div_(2)
+        return scores
+
+
+def weights_path(weights):
+    """The weight file of a name: a bundled variant, or a path."""
+    bundled = bundled_weights()
+    if str(weights) in bundled:
+        return bundled[str(weights)]
+    if str(weights) in ("conventional", "gabor", "mixed"):
+        raise WeightsError(f"{weights}: no weights of this variant are bundled; give the path of a .safetensors file")
+    return Path(weights)
+
+
+def choose_device(name):
+    """The torch device of a name; `auto` is a GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise GaborSegError(f"{name}: is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise GaborSegError(f"{name}: {torch.cuda.device_count()} CUDA devices are here; use auto or cpu")
+    return device
+
+
+def _doubts(total):
+    """Yield what is unlikely about a brain of so many mL."""
+    if total > LARGEST_BRAIN:
+        yield f"the structures add up to {total:.0f} mL, more than a brain has; if it has its skull, remove that first"
+    elif total < SMALLEST_BRAIN:
+        yield f"the structures add up to {total:.0f} mL, less than a brain has; is this a T1 scan of a whole brain?"
+
+
+@torch.inference_mode()
+def clean(scores):
+    """Scores (C, D, H, W) of a whole brain, which is one piece: what else was found is background; changed in place."""
+    found = scores.max(dim=0).indices > 0  # argmax takes four times as long
+    stray = found & ~torch.from_numpy(largest_component(found.numpy()))
+    scores[:, stray] = 0
+    scores[0, stray] = 1
+    return scores
