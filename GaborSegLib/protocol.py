@@ -237,9 +237,9 @@ def read_json(path):
     return found if isinstance(found, dict) else {}
 
 
-def read_lock(folder):
+def read_lock(folder, name=LOCK):
     """Who says that the run's folder is theirs: dictionary with pid, host, started and command, or None."""
-    owner = read_json(Path(folder) / LOCK)
+    owner = read_json(Path(folder) / name)
     try:
         return {"started": "?", "command": "?", **owner, "pid": int(owner["pid"]), "host": str(owner["host"])}
     except (KeyError, TypeError, ValueError):

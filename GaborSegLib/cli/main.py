@@ -343,8 +343,8 @@ def _segment_outputs(scans, options):
 def _train(options, report):
     from functools import partial
 
+    from ..training.lock import locked, request_stop, stop_requested
     from ..training.processes import is_launched, joined, launch
-    from ..training.run_folder import locked, request_stop, stop_requested
 
     if options.patch and options.patch % 16:
         raise DataError(f"--patch: got {options.patch}; it must be a multiple of 16")
@@ -390,21 +390,22 @@ def _train_with(team, options, report):
 
     from ..data.heads import find_heads
     from ..model.weights import read_card
+    from ..protocol import BEST
+    from ..training.lock import locked, stop_requested
+    from ..training.options import Options
     from ..training.processes import is_launched, restarts
-    from ..training.run_folder import locked, stop_requested
-    from ..training.trainer import BEST, Options, Trainer
+    from ..training.trainer import Trainer
 
     restart = restarts() if options.restart is None else options.restart
     if options.threads or options.restart is not None:
         torch.set_num_threads(options.threads or max(1, torch.get_num_threads() // team.local_size))
     with ExitStack() as stack:
-        data, device, facts = team.all(lambda: (_open_data(options), _device(options, team), _facts(options)))[
-            team.rank
-        ]
+        opened = team.gather_results(lambda: (_open_data(options), _device(options, team), _facts(options)))
+        data, device, facts = opened[team.rank]
         if options.restart is None:  # else the launcher holds the lock
             # torchrun is the process that was started; it lives on when this one is started again.
             pid = os.getppid() if is_launched() else os.getpid()
-            team.first(lambda: stack.enter_context(locked(options.output, pid)))
+            team.broadcast_from_first(lambda: stack.enter_context(locked(options.output, pid)))
             if team.rank == 0 and not restart:
                 stop_requested(options.output)  # what is left from before is taken away
         heads = find_heads(options.heads) if options.heads else []
@@ -490,8 +491,8 @@ def _device(options, team):
 
 def _open_data(options):
     """The data set of a command, from whatever it was given as."""
-    from ..data.dataset import find_data
     from ..data.packing import is_packed, open_packed
+    from ..data.sources import find_data
 
     return open_packed(options.data) if is_packed(options.data) else find_data(options.data, options.table)
 
@@ -509,9 +510,9 @@ def _pack(options, report):
     from contextlib import nullcontext
     from tempfile import TemporaryDirectory
 
-    from ..data.dataset import find_data
     from ..data.heads import find_heads
     from ..data.packing import EXTENSIONS, pack
+    from ..data.sources import find_data
     from ..files import check_output
 
     check_output(options.output, EXTENSIONS)
@@ -558,7 +559,7 @@ def _data(options, report):
 
 def _evaluate(options, report):
     from ..data.checks import refuse_errors
-    from ..data.dataset import find_data
+    from ..data.sources import find_data
     from ..evaluation.evaluation import evaluate
     from ..evaluation.metrics import score_table, write_scores
     from ..files import check_output

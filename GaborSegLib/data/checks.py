@@ -11,13 +11,12 @@ import numpy as np
 
 from ..errors import DataError, ImageError
 from ..events import silent
-from ..scans.checking import check_image
+from ..scans.checking import check_image, disagreement
 from ..scans.reading import read_image
 from .sources import LAYOUTS, Problem
 
 # Unpacking takes most of the time and leaves other threads running; each holds two scans in memory.
 THREADS = min(4, os.cpu_count() or 1)
-SAME_PLACE = 1e-2  # of affines, mm; as files round them
 LISTED_IDS = 40  # in one message
 
 
@@ -112,19 +111,6 @@ def _scans(cases):
 
 def _count(number, noun):
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def disagreement(image, labels):
-    """How the grids of a case's two `Image` differ, or None if they are the same."""
-    if image.array.shape != labels.array.shape:
-        return (
-            f"has {_times(labels.array.shape)} voxels, its image {_times(image.array.shape)}; "
-            "a label map must lie on its image's grid"
-        )
-    away = np.abs(image.affine - labels.affine).max()
-    if not np.allclose(image.affine, labels.affine, atol=SAME_PLACE):
-        return f"has another affine than its image (up to {away:.3g}); a label map must lie on its image's grid"
-    return None
 
 
 def _look_through(cases, table, report):

@@ -1,7 +1,4 @@
-"""Labelled scans as the network takes them: brought to its grid once, kept, and drawn in random order.
-
-Where they come from is told in `sources`.
-"""
+"""Labelled scans as the network takes them: brought to its grid once, kept, and drawn in random order."""
 
 import hashlib
 from pathlib import Path
@@ -13,14 +10,10 @@ from ..errors import DataError, GaborSegError
 from ..events import silent
 from ..files import replacing
 from ..inference import finder
-from ..scans.checking import check_image
+from ..scans.checking import check_image, disagreement
 from ..scans.grid import SIZE, Grid, normalise
 from ..scans.reading import read_image
 from .augmentation import augment
-from .checks import disagreement
-from .sources import find_data
-
-__all__ = ["TrainingImages", "find_data", "generator", "load_prepared", "prepare", "read_case", "seed_of"]
 
 # Goes into the key of prepared scans: raise it when their content changes.
 PREPARATION = 3

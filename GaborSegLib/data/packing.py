@@ -15,8 +15,6 @@ from pathlib import Path
 from ..errors import DataError
 from ..events import silent
 from ..files import check_output, replacing
-from .dataset import prepare
-from .heads import prepare_heads
 from .sources import Case, DataSet
 from .tables import LabelTable
 
@@ -47,8 +45,8 @@ def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
         OutputError: the file cannot be written.
     """
     check_output(path, EXTENSIONS)
-    stems = prepare(data.cases, data.table, cache, size, report, find_brain)
-    built = prepare_heads(stems, heads, cache, data.table.names, report=report) or [[]] * len(stems)
+    stems = data.prepare(data.cases, cache, size, find_brain, report)
+    built = data.prepare_heads(data.cases, stems, heads, cache, report) or [[]] * len(stems)
     rows = zip(data.table.names, data.table.ids, data.table.counts_as[1:])
     table = [{"name": name, "ids": sorted(ids), "counts_as": label} for name, ids, label in rows]
     index = {
@@ -118,8 +116,8 @@ class PackedData(DataSet):
     heads: int = 0
     heads_each: int = 0
 
-    def unpack(self, cases, cache, size, find_brain=False, report=silent):
-        """Bring cases into a folder, as `dataset.prepare` does: returns a stem for each.
+    def prepare(self, cases, cache, size, find_brain=False, report=silent):
+        """Unpack cases into a folder: a stem for each, as `dataset.prepare` gives.
 
         Raises:
             DataError: the file is damaged or was made for cubes of another size.
@@ -144,8 +142,8 @@ class PackedData(DataSet):
                 stems.append(stem)
         return stems
 
-    def unpack_heads(self, cases, cache, report=silent):
-        """Bring the heads built around cases into a folder, as `heads.prepare_heads` does; raises as `unpack`."""
+    def prepare_heads(self, cases, stems, head_maps, cache, report=silent):
+        """Unpack the heads built around cases, whatever head maps are here; raises as `prepare`."""
         if not self.heads_each:
             return []
         built = []

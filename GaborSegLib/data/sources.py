@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..events import silent
 from ..files import split_extension
 from ..scans.image import READABLE
 from .tables import LabelTable, open_table, read_nnunet_facts, read_rows
@@ -102,6 +103,18 @@ class DataSet:
         if not training:
             raise DataError(f"{self.folder}: all {len(subjects)} subjects are held out; none is left to train on")
         return training, [case for case in self.cases if case.subject in held_out]
+
+    def prepare(self, cases, cache, size, find_brain=False, report=silent):
+        """Bring cases to the network's grid, in a folder: a stem for each, see `dataset.prepare`."""
+        from .dataset import prepare  # with torch
+
+        return prepare(cases, self.table, cache, size, report, find_brain)
+
+    def prepare_heads(self, cases, stems, head_maps, cache, report=silent):
+        """Build heads around prepared cases: a list of paths for each, see `heads.prepare_heads`."""
+        from .heads import prepare_heads  # with torch
+
+        return prepare_heads(stems, head_maps, cache, self.table.names, report=report)
 
 
 def find_data(folder, table=None):

@@ -1,6 +1,7 @@
 """Label tables: which ids of a source of labels make up each structure, and what the source does not tell apart."""
 
 import csv
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,12 @@ class LabelTable:
     def listed(self):
         """All ids that the table names."""
         return self.background.union(*self.ids)
+
+    @property
+    def digest(self):
+        """Of what the table makes of labels: two tables with the same one are the same to a training run."""
+        content = self.names, [sorted(ids) for ids in self.ids], self.within
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def apply(self, array):
         """Map an array of source ids to labels 0 to len(names), uint8."""

@@ -13,6 +13,7 @@ COARSEST = 3.0  # mm; thicker slices than this hide the smaller structures
 SHEAR = 1e-3
 # CT: air is -1000 HU and fills much of a head scan, while MRI has hardly a value like it on any usual scale.
 CT_AIR, CT_SHARE = -500, 0.05
+SAME_PLACE = 1e-2  # of affines, mm; as files round them
 BACKGROUND = 0.05  # of the range of intensities; the noise around the head in a T1 scan stays below
 
 
@@ -33,6 +34,19 @@ def check_image(image):
     _check_grid(image)
     _check_values(image)
     return [*image.warnings, *(f"{image.name}: {warning}" for warning in _doubts(image))]
+
+
+def disagreement(image, labels):
+    """How the grids of a case's two `Image` differ, or None if they are the same."""
+    if image.array.shape != labels.array.shape:
+        return (
+            f"has {times(labels.array.shape)} voxels, its image {times(image.array.shape)}; "
+            "a label map must lie on its image's grid"
+        )
+    away = np.abs(image.affine - labels.affine).max()
+    if not np.allclose(image.affine, labels.affine, atol=SAME_PLACE):
+        return f"has another affine than its image (up to {away:.3g}); a label map must lie on its image's grid"
+    return None
 
 
 def _check_grid(image):

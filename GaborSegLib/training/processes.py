@@ -62,7 +62,7 @@ class Team:
             distributed.all_gather_object(items, item)
         return items
 
-    def all(self, work):
+    def gather_results(self, work):
         """Every process's result of `work()`, a list. The first `GaborSegError` among them becomes the error of all."""
         result, error = _attempt(work)
         answers = self.gather((result, error))
@@ -71,7 +71,7 @@ class Team:
             self.fail(error)
         return [result for result, _ in answers]
 
-    def first(self, work):
+    def broadcast_from_first(self, work):
         """The first process's result of `work()`, or its error, in all of them."""
         answer = [_attempt(work) if self.rank == 0 else None]
         if self.size > 1:

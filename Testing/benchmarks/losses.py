@@ -14,8 +14,8 @@ from recipe import SCANS, VALIDATION
 from scans import markdown
 
 from GaborSegLib import cli
-from GaborSegLib.training.run_folder import load_snapshot
-from GaborSegLib.training.trainer import LOSSES
+from GaborSegLib.protocol import LOSSES
+from GaborSegLib.training.snapshot import load_snapshot
 
 RATES = ("1e-4", "3.2e-4", "1e-3", "3.2e-3", "1e-2")
 

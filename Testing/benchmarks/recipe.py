@@ -24,8 +24,9 @@ from accuracy import BRAIN_STEM, UNSEEN_HEADS, put_in_head, read_head, stem_labe
 from scans import DATA, Scans, markdown
 
 from GaborSegLib import cli
-from GaborSegLib.data.dataset import find_data, read_case
+from GaborSegLib.data.dataset import read_case
 from GaborSegLib.data.heads import find_heads
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.evaluation.evaluation import evaluate
 from GaborSegLib.evaluation.metrics import dice
 from GaborSegLib.events import Terminal
@@ -35,7 +36,7 @@ from GaborSegLib.inference.segmenter import Segmenter
 from GaborSegLib.model.network import VARIANTS
 from GaborSegLib.model.weights import bundled_weights, load_weights, read_card, save_weights
 from GaborSegLib.structures import resource_path
-from GaborSegLib.training.trainer import Options
+from GaborSegLib.training.options import Options
 
 SCANS = DATA / "oasis-neuromorphometrics"
 # Five scans of four people.

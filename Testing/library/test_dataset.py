@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from GaborSegLib.data.augmentation import AUGMENTATIONS, Augmentation
-from GaborSegLib.data.dataset import TrainingImages, find_data, load_prepared, prepare, read_case
+from GaborSegLib.data.dataset import TrainingImages, load_prepared, prepare, read_case
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError
 
 

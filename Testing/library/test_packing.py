@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from GaborSegLib import cli
-from GaborSegLib.data.dataset import find_data, load_prepared, prepare
+from GaborSegLib.data.dataset import load_prepared, prepare
 from GaborSegLib.data.heads import find_heads, prepare_heads
 from GaborSegLib.data.packing import open_packed
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError
-from GaborSegLib.training.run_folder import load_snapshot
+from GaborSegLib.training.snapshot import load_snapshot
 
 SMALL = [
     "--variant",
@@ -48,7 +49,7 @@ def test_holds_what_prepare_makes(packed, data_set, tmp_path):
     assert [(case.id, case.subject) for case in data.cases] == [(case.id, case.subject) for case in found.cases]
     assert data.table.names == found.table.names and data.table.ids == found.table.ids
     expected = prepare(found.cases, found.table, tmp_path / "cache", 16)
-    for stem, other in zip(data.unpack(data.cases, tmp_path / "unpacked", 16), expected):
+    for stem, other in zip(data.prepare(data.cases, tmp_path / "unpacked", 16), expected):
         assert all(torch.equal(one, two) for one, two in zip(load_prepared(stem), load_prepared(other)))
 
 
@@ -79,7 +80,7 @@ def test_heads_go_in_and_are_trained_with(data_set, tmp_path):
     data, found = open_packed(path), find_data(data_set)
     stems = prepare(found.cases, found.table, tmp_path / "cache", 16)
     expected = prepare_heads(stems, find_heads(tmp_path / "heads"), tmp_path / "cache", found.table.names)
-    unpacked = data.unpack_heads(data.cases, tmp_path / "unpacked")
+    unpacked = data.prepare_heads(data.cases, [], [], tmp_path / "unpacked")
     assert len(unpacked) == len(data.cases) and all(len(heads) == 2 for heads in unpacked)
     for one, two in zip(sum(unpacked, []), sum(expected, [])):
         assert np.array_equal(np.load(one), np.load(two))
@@ -99,7 +100,7 @@ def test_what_is_no_packed_data_set_is_refused(packed, tmp_path):
     with pytest.raises(DataError, match="gaborseg pack"):
         open_packed(tmp_path / "other.zip")
     with pytest.raises(DataError, match="--grid-size 16"):
-        open_packed(packed).unpack([], tmp_path / "cache", 32)
+        open_packed(packed).prepare([], tmp_path / "cache", 32)
 
 
 def test_a_damaged_scan_in_it_is_noticed(packed, tmp_path):
@@ -110,4 +111,4 @@ def test_a_damaged_scan_in_it_is_noticed(packed, tmp_path):
     packed.write_bytes(data)
     damaged = open_packed(packed)
     with pytest.raises(DataError, match="damaged or incomplete"):
-        damaged.unpack(damaged.cases, tmp_path / "cache", 16)
+        damaged.prepare(damaged.cases, tmp_path / "cache", 16)

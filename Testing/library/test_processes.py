@@ -18,9 +18,11 @@ import pytest
 import torch
 
 from GaborSegLib import cli
-from GaborSegLib.data.dataset import find_data
-from GaborSegLib.training.run_folder import LOCK, SNAPSHOT, STOP, is_alive, load_snapshot
-from GaborSegLib.training.trainer import Options, Trainer
+from GaborSegLib.data.sources import find_data
+from GaborSegLib.protocol import LOCK, SNAPSHOT, STOP, is_alive
+from GaborSegLib.training.options import Options
+from GaborSegLib.training.snapshot import load_snapshot
+from GaborSegLib.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by Linux' /proc")
 

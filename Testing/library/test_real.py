@@ -8,8 +8,8 @@ import pytest
 import SimpleITK
 import torch
 
-from GaborSegLib.data.dataset import find_data
 from GaborSegLib.data.heads import blur
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.evaluation.evaluation import evaluate
 from GaborSegLib.inference.finder import find_brain
 from GaborSegLib.inference.segmenter import Segmenter

@@ -11,19 +11,9 @@ import pytest
 import torch
 
 from GaborSegLib.errors import OutputError, TrainingError
-from GaborSegLib.training.run_folder import (
-    LOCK,
-    PREVIOUS,
-    SNAPSHOT,
-    STOP,
-    has_snapshot,
-    is_alive,
-    load_snapshot,
-    locked,
-    request_stop,
-    save_snapshot,
-    stop_requested,
-)
+from GaborSegLib.protocol import LOCK, PREVIOUS, SNAPSHOT, STOP, has_snapshot, is_alive
+from GaborSegLib.training.lock import locked, request_stop, stop_requested
+from GaborSegLib.training.snapshot import load_snapshot, save_snapshot
 
 
 @pytest.fixture

@@ -18,13 +18,16 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from GaborSegLib.data.dataset import find_data
+from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError, OutputError, TrainingError
 from GaborSegLib.model.gabor import PARAMETER_NAMES
 from GaborSegLib.model.losses import PCCLoss
 from GaborSegLib.model.weights import load_weights, read_card, save_weights
-from GaborSegLib.training.run_folder import PREVIOUS, SNAPSHOT, STOP, load_snapshot, request_stop
-from GaborSegLib.training.trainer import BEST, Options, Trainer, learning_rate
+from GaborSegLib.protocol import BEST, PREVIOUS, SNAPSHOT, STOP
+from GaborSegLib.training.lock import request_stop
+from GaborSegLib.training.options import Options
+from GaborSegLib.training.snapshot import load_snapshot
+from GaborSegLib.training.trainer import Trainer, learning_rate
 
 SMALL = Options(
     variant="mixed",
@@ -266,7 +269,7 @@ def test_the_card_tells_what_the_weights_started_from_however_often_the_run_was_
     Trainer(find_data(data_set), tmp_path / "1", options, ["s1"], facts=licence).run()
     Trainer(find_data(data_set), tmp_path / "2", options, ["s2"], init=tmp_path / "1" / BEST).run()
     third = Trainer(find_data(data_set), tmp_path / "3", SMALL, ["s3"], init=tmp_path / "2" / BEST)
-    third._save_snapshot()
+    third.save()
     Trainer(find_data(data_set), tmp_path / "3", SMALL, ["s3"], resume=True).run()
     cards = [read_card(tmp_path / name / BEST) for name in "123"]
     assert cards[2]["licence"] == "CC BY-NC 4.0" and cards[2]["credits"] == "their scans" and "limits" not in cards[2]
@@ -450,7 +453,7 @@ def test_a_batch_is_the_mean_over_its_images(data_set, tmp_path):
     networks, batches, losses = [], [], []
     trainer.optimiser.step = step
     trainer._prepare()
-    for images, labels in trainer._batches():
+    for images, labels in trainer._rest_of_epoch():
         batches.append((images.double(), labels))
         losses.append(trainer._step(images.double(), labels))
         trainer.progress.step += 1
@@ -502,7 +505,7 @@ def test_out_of_memory_says_what_did_not_fit_and_what_helps(data_set, tmp_path):
 def test_a_share_of_the_subjects_is_held_out(data_set, tmp_path):
     for share, count in ((0.4, 2), (0.0, 0)):
         trainer = Trainer(find_data(data_set), tmp_path / str(share), SMALL, validation_share=share)
-        assert len({case.subject for case in trainer.validation}) == count
+        assert len({case.subject for case in trainer.batches.validation}) == count
 
 
 def test_an_epoch_takes_its_time_into_the_table(data_set, tmp_path):
