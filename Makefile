@@ -24,11 +24,12 @@ bench: .venv/.bench
 weights: .venv/.bench
 	.venv/bin/python Testing/benchmarks/recipe.py $(or $(VARIANT),mixed) $(GPU)
 
+# Pictures of the panel in the test host, to look at what one changed.
 screenshots: .venv/.test
-	.venv/bin/python Testing/panel/screenshots.py docs/images
+	.venv/bin/python Testing/panel/screenshots.py screenshots
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo screenshots
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,4 +1,4 @@
-"""How good weight files are, all in one run: the tables of the README's results, as Markdown.
+"""How good weight files are, all in one run: the tables of docs/results.md and docs/robustness.md.
 
 1. Dice of each structure beside the paper's Table 1b, on the cube and on the scans' own grids.
 2. Brain-extracted scans against the same scans in heads that were built around them and never shown in training.

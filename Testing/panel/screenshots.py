@@ -1,7 +1,7 @@
 """Pictures of the panel before and after a run, of the 3D view, and of a training, made in the test host:
 `make screenshots`.
 
-    python Testing/panel/screenshots.py docs/images [--weights FILE] [--scan FILE]
+    python Testing/panel/screenshots.py screenshots [--weights FILE] [--scan FILE]
 
 Without --scan, the ICBM152 average brain that nilearn ships is segmented. What is trained is a tiny network, on made
 volumes.
