@@ -1,10 +1,12 @@
-"""What the benchmarks do to scans: against closed forms."""
+"""What the benchmarks do to scans: against closed forms, and the strengths against TorchIO's own."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torchio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -52,6 +54,7 @@ def test_the_bias_field_is_smooth_and_bounded(scan):
     field = np.log(made.bias_field(flat, None, random(), coefficients=0.5)[0].array)
     assert abs(field).max() <= 0.5 * 20  # twenty monomials up to order 3, each at most 1
     assert np.abs(np.diff(field, n=4, axis=0)).max() < 1e-4  # fourth differences of a cubic are 0
+    assert np.abs(np.diff(field, n=3, axis=0)).max() > 1e-4  # and its third ones are not
     assert field.std() > 0.05
 
 
@@ -65,13 +68,40 @@ def test_blur_of_a_point_is_a_gaussian_in_mm():
         assert np.sqrt((profile * ((np.arange(31) - 15) * spacing) ** 2).sum()) == pytest.approx(2, rel=0.01)
 
 
-def test_thick_slices_are_means_and_the_header_says_so(scan):
+def test_thick_slices_lie_where_the_header_says(scan):
     image, truth = made.thick_slices(*scan, random(), axis=2, thickness=3)
     assert image.array.shape == (24, 20, 6) and image.spacing == pytest.approx((1, 1, 3))
-    assert np.allclose(image.array, scan[0].array.reshape(24, 20, 6, 3).mean(axis=-1), atol=1e-4)
     # The middle of the first slice is that of the second old one.
     assert image.affine @ [0, 0, 0, 1] == pytest.approx(scan[0].affine @ [0, 0, 1, 1])
     assert np.array_equal(truth, scan[1].reshape(24, 20, 6, 3)[..., 1])
+    # A ramp keeps its value at each place.
+    ramp = replace(scan[0], array=np.fromfunction(lambda x, y, z: 100 + z, (24, 20, 18), dtype=np.float32))
+    image, _ = made.thick_slices(ramp, scan[1], random(), axis=2, thickness=3)
+    assert np.allclose(image.array[..., 1:-1], [104, 107, 110, 113], atol=0.1)
+
+
+def test_a_thick_slice_is_a_gaussian_that_is_half_as_high_at_its_borders():
+    """Slices of 3 mm from ones of 1 mm: a Gaussian whose full width at half maximum has 3^2 = 1^2 + width^2."""
+    std = np.sqrt(3**2 - 1**2) / np.sqrt(8 * np.log(2))
+    for off in range(3):
+        array = np.zeros((8, 8, 27), np.float32)
+        array[4, 4, 13 + off] = 1
+        image, _ = made.thick_slices(Image(array, AFFINE), np.ones(array.shape), random(), axis=2, thickness=3)
+        seen = np.exp(-((off / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
+        assert image.array[4, 4, 4] == pytest.approx(seen, rel=0.02)
+        assert abs(image.array[4, 5]).max() < 1e-6  # and nothing of it in the next column
+
+
+def test_axes_that_are_not_resampled_stay_as_they_are():
+    """Of 24 voxels of 0.7 mm one gets lost where their number is computed in mm, and all move by half of one."""
+    array = np.arange(24 * 20 * 18, dtype=np.float32).reshape(24, 20, 18)
+    affine = np.diag([0.7, 0.7, 0.7, 1.0])
+    image, _ = made.thick_slices(Image(array, affine), np.ones(array.shape), random(), axis=2, thickness=2)
+    assert image.array.shape == (24, 20, 6)
+    assert (image.affine @ [3, 4, 0, 1])[:2] == pytest.approx([3 * 0.7, 4 * 0.7])
+    image, _ = made.anisotropy(Image(array, affine), None, random(), downsampling=3.0)
+    axis = random().integers(3)
+    assert np.array_equal(image.array.take(4, axis), array.take(4, axis))  # the second of each three is kept
 
 
 def test_finer_voxels_keep_what_lies_where(scan):
@@ -109,8 +139,8 @@ def test_a_spike_is_a_stripe_pattern_of_its_height(scan):
     image, _ = made.spike(*scan, random(), intensity=2.0)
     change = image.array - scan[0].array
     mean = scan[0].array.mean()
-    assert np.abs(change).max() == pytest.approx(2 * mean, rel=0.01)
-    assert np.sqrt((change**2).mean()) == pytest.approx(2 * mean / np.sqrt(2), rel=0.05)
+    assert np.abs(change).max() == pytest.approx(2 * mean, rel=1e-4)
+    assert np.sqrt((change**2).mean()) == pytest.approx(2 * mean / np.sqrt(2), rel=1e-4)
 
 
 def test_no_movement_changes_nothing_and_a_movement_something(scan):
@@ -119,6 +149,42 @@ def test_no_movement_changes_nothing_and_a_movement_something(scan):
     image, _ = made.motion(*scan, random(), degrees=10.0, translation=3.0)
     assert image.array.mean() == pytest.approx(scan[0].array.mean(), rel=0.02)  # the centre of k-space
     assert np.abs(image.array - scan[0].array).max() > 5
+
+
+def test_the_head_turns_about_the_middle_of_the_scan():
+    """A ball there looks the same after each turn, though the origin of the coordinates is 25 mm away."""
+    shape = np.array([34, 32, 30])
+    away = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - (shape - 1) / 2, axis=-1)
+    affine = np.eye(4)
+    affine[:3, 3] = [25, 0, 0] - (shape - 1) / 2
+    ball = Image(np.exp(-((away / 2.5) ** 2) / 2).astype(np.float32), affine)
+    for seed in range(6):
+        image, _ = made.motion(ball, None, np.random.default_rng(seed), degrees=40.0, translation=0.0)
+        assert np.abs(image.array - ball.array).max() < 0.02
+
+
+def test_strengths_are_those_that_torchio_draws_by_default():
+    drawn = {
+        "Gamma": ("log_gamma", torchio.RandomGamma().log_gamma_range),
+        "Bias field": ("coefficients", torchio.RandomBiasField().coefficients_range),
+        "Noise": ("std", torchio.RandomNoise().std_range),
+        "Blur": ("std", torchio.RandomBlur().std_ranges[:2]),
+        "Anisotropy": ("downsampling", torchio.RandomAnisotropy().downsampling_range),
+        "Ghosting": ("intensity", torchio.RandomGhosting().intensity_range),
+        "Spike": ("intensity", torchio.RandomSpike().intensity_range),
+        "Motion": ("degrees", torchio.RandomMotion().degrees_range[:2]),
+    }
+    named = [degradation for degradation in DEGRADATIONS if degradation.name in drawn]
+    assert len(named) == 17
+    for degradation in named:
+        setting, (low, high) = drawn[degradation.name]
+        low = max(low, 0)  # of a range of ± a limit the sign is no strength
+        strengths = {"weakest": low, "middle": (low + high) / 2, "strongest": high}
+        value = abs(degradation.change.keywords[setting])
+        assert value == strengths[degradation.strength.split(", ")[-1]], degradation
+    assert torchio.RandomBiasField().order == 3 and torchio.RandomGhosting().num_ghosts_range == (4, 10)
+    motion = torchio.RandomMotion()
+    assert motion.num_transforms == 2 and motion.translation_range == motion.degrees_range
 
 
 def test_a_cut_keeps_the_rest_where_it_is(scan):
