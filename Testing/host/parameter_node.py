@@ -1,7 +1,8 @@
 """`slicer.parameterNodeWrapper`: typed parameters kept in a MRML node, and their two-way binding to widgets.
 
 As far as a panel needs it: numbers, texts, paths, enumerations, lists of those, and references to nodes. Refuses what
-Slicer's own refuses: values of another type, choices outside the annotation, widgets of another class.
+Slicer's own refuses: values of another type, choices outside the annotation, widgets of another class. What it does is
+read off Base/Python/slicer/parameterNodeWrapper of Slicer's sources (wrapper.py, guiConnectors.py, serializers.py).
 """
 
 import enum
@@ -9,6 +10,7 @@ import json
 import pathlib
 import types
 import typing
+import weakref
 from dataclasses import dataclass
 
 import slicer
@@ -132,10 +134,20 @@ class _Wrapper:
 
     def __init__(self, parameterNode, prefix=None):
         self.parameterNode = parameterNode
-        self._guis, self._updating_gui = {}, False
+        self._guis, self._next_tag, self._updating_gui = {}, 0, False
+        self._write_missing()
+        # Slicer's own reads all values again at each change of the node, and writes the defaults of those that are gone
+        # (closing the scene empties the node), for as long as the wrapper lives.
+        living = weakref.ref(self)
+        tag = parameterNode.AddObserver(
+            vtk.vtkCommand.ModifiedEvent, lambda caller, event: living() and living()._write_missing()
+        )
+        weakref.finalize(self, parameterNode.RemoveObserver, tag)
+
+    def _write_missing(self):
         for parameter in self.allParameters.values():
-            if not parameterNode.HasParameter(parameter.name):
-                parameter.write(parameterNode, parameter.default)
+            if not self.parameterNode.HasParameter(parameter.name):
+                parameter.write(self.parameterNode, parameter.default)
 
     def getValue(self, name):
         return getattr(self, self._known(name))
@@ -162,19 +174,20 @@ class _Wrapper:
         self.connectParametersToGui({name: widget for name, widget in named.items() if name})
 
     def connectParametersToGui(self, mapping):
+        """As in Slicer itself, the observer stays for as long as the node, and with it this wrapper, even after
+        disconnectGui."""
         for name in mapping:
             self._known(name)
         bindings = [_Binding(self, self.allParameters[name], widget) for name, widget in mapping.items()]
-        tag = len(self._guis)
+        tag = self._next_tag
+        self._next_tag += 1
         self._guis[tag] = bindings
         self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: self._update_gui())
         return tag
 
     def disconnectGui(self, tag):
-        for binding in self._guis.get(tag, ()):
-            binding.active = False
-        if tag in self._guis:
-            self._guis[tag] = []
+        for binding in self._guis.pop(tag, ()):
+            binding.end()
 
     def _update_gui(self):
         if not self._updating_gui:
@@ -216,11 +229,14 @@ class _Binding:
     }
 
     def __init__(self, wrapper, parameter, widget):
-        self.wrapper, self.parameter, self.widget, self.active = wrapper, parameter, widget, True
+        self.wrapper, self.parameter, self.widget = wrapper, parameter, widget
         self._choose(type(widget), parameter)
         self._set_range()
         self.to_widget()
         getattr(widget, self.signal).connect(self._changed)
+
+    def end(self):
+        getattr(self.widget, self.signal).disconnect(self._changed)
 
     def _choose(self, widget_type, parameter):
         """Sets how the widget is read and written, and the signal that tells of a change."""
@@ -266,7 +282,7 @@ class _Binding:
             setattr(self.widget, self.attribute, str(value) if isinstance(value, pathlib.PurePath) else value)
 
     def _changed(self, *ignored):
-        if self.active and not self.wrapper._updating_gui:
+        if not self.wrapper._updating_gui:
             self.wrapper.setValue(self.parameter.name, self._from_widget())
 
     def _from_widget(self):

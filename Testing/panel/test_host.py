@@ -216,6 +216,37 @@ def test_designer_file_is_bound_to_parameters(scene, tmp_path):
     assert ui.variant.visible
 
 
+@parameterNodeWrapper
+class Named:
+    name: str = "of the class"
+
+
+def test_a_bound_wrapper_outlives_its_binding_and_writes_its_defaults(scene):
+    node = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    parameters, edit = Named(node), qt.QLineEdit()
+    tag = parameters.connectParametersToGui({"name": edit})
+    parameters.name = "mine"
+    assert edit.text == "mine"
+    parameters.disconnectGui(tag)
+    edit.text = "other"
+    assert parameters.name == "mine"
+    del parameters
+    node.Reset(None)  # as when the scene is closed
+    assert node.GetParameter("name") == "of the class"
+    free = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    Named(free)  # was never bound, so that nothing keeps it
+    free.Reset(None)
+    assert free.GetParameterCount() == 0
+
+
+def test_a_bound_line_edit_loses_its_cursor(scene):
+    parameters, edit = Named(scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")), qt.QLineEdit()
+    parameters.connectParametersToGui({"name": edit})
+    edit.cursorPosition = 2
+    edit.insert("x")
+    assert parameters.name == "ofx the class" and edit.cursorPosition == len("ofx the class")
+
+
 def test_errors_in_slots_are_noticed(scene, failures):
     button = qt.QPushButton()
     button.connect("clicked()", lambda: 1 / 0)
