@@ -101,6 +101,10 @@ def epoch_of(stage):
 # Weight files
 
 
+class CardError(ValueError):
+    """A weight file has a card of this program, which this copy cannot use."""
+
+
 def read_card(path):
     """The card in a weight file: what it says about itself, a dictionary.
 
@@ -126,7 +130,8 @@ def parse_card(metadata):
     """The card in the metadata of a weight file (dictionary of strings, or None), checked.
 
     Raises:
-        ValueError: there is none, or it is not as this program writes it; says what is wrong and what to do.
+        CardError: it is of a newer program, or not whole; says what is wrong and what to do.
+        ValueError: there is none, or it is not as this program writes it; says so.
     """
     text = metadata.get(CARD_KEY) if isinstance(metadata, dict) else None
     if text is None:
@@ -137,20 +142,20 @@ def parse_card(metadata):
         raise ValueError(f"its card cannot be read: {error}") from error
     number = card.get("format") if isinstance(card, dict) else None
     if not isinstance(number, int) or number > CARD_FORMAT:
-        raise ValueError(f"got format {number}, this program reads up to {CARD_FORMAT}; install a newer GaborSeg")
+        raise CardError(f"got format {number}, this program reads up to {CARD_FORMAT}; install a newer GaborSeg")
     missing = [key for key in CARD_KEYS if key not in card]
     if missing:
-        raise ValueError(f"its card lacks {', '.join(missing)}; the file is damaged or was changed by hand")
+        raise CardError(f"its card lacks {', '.join(missing)}; the file is damaged or was changed by hand")
     if card["variant"] not in VARIANTS:
         raise ValueError(f"its card has the variant {card['variant']!r}; this program knows {', '.join(VARIANTS)}")
     count = len(card["structures"]) if isinstance(card["structures"], list) else 0
     if card["classes"] != count + 1:
-        raise ValueError(
+        raise CardError(
             f"its card names {count} structures for {card['classes']} classes; there must be one class more, the "
             "background"
         )
     if card["field"] not in FIELDS:
-        raise ValueError(f"its card has the field {card['field']!r}; this program knows {' and '.join(FIELDS)}")
+        raise CardError(f"its card has the field {card['field']!r}; this program knows {' and '.join(FIELDS)}")
     return card
 
 

@@ -1,16 +1,14 @@
 """The parameter node: every choice a user makes, saved with the scene; and the defaults remembered between sessions."""
 
-import json
-import struct
+from typing import Annotated
 
 import qt
 import slicer
 from slicer.i18n import tr as _
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from . import PanelError, resource
+from . import PanelError, protocol, recipes, resource
 
-VARIANTS = ("mixed", "gabor", "conventional")
 SETTINGS = "GaborSeg/"
 REMEMBERED = (
     "variant",
@@ -25,7 +23,7 @@ REMEMBERED = (
 BUNDLED = "bundled"  # as the weights that a training starts from
 RECENT = ("weights", "interpreter", "trainingData", "trainingTable", "trainingFolder")
 RECENT_FILES = 8
-LONGEST_HEADER = 100 << 20  # bytes; the format's own limit
+_FIRST = recipes.suggestion(on_gpu=False, fine_tunes=False)
 
 
 @parameterNodeWrapper
@@ -58,40 +56,73 @@ class Parameters:
     correctionsFolder: str = ""
     trainingData: str = ""
     trainingTable: str = ""
-    trainingShare: int = 10
+    trainingShare: Annotated[int, WithinRange(0, 50)] = 10
     trainingValidation: str = ""
     trainingVariant: str = "mixed"
     trainingInit: str = ""
     trainingLoss: str = "pcc"
-    trainingRate: float = 1e-3
-    trainingEpochs: int = 60
-    trainingCubes: int = 64
-    trainingOptions: str = "--augmentation strong --dropout 0 --decay 0.4 --validate-every 10"
+    trainingRate: float = _FIRST["trainingRate"]
+    trainingEpochs: Annotated[int, WithinRange(1, 10000)] = _FIRST["trainingEpochs"]
+    trainingCubes: int = _FIRST["trainingCubes"]
+    trainingOptions: str = _FIRST["trainingOptions"]
     trainingDevices: str = "auto"
-    trainingProcesses: int = 1
+    trainingProcesses: Annotated[int, WithinRange(1, 64)] = 1
     trainingFolder: str = ""
 
 
+class Choices(Parameters):
+    """`Parameters` of a node, observed and bound to widgets until `release`.
+
+    Slicer's own `disconnectGui` leaves an observer on the node, which keeps the wrapper alive; and a wrapper that is
+    alive when the scene is closed writes its defaults into the emptied node, where the remembered ones belong.
+    """
+
+    def __init__(self, node):
+        self._observers, self._binding = [], None
+        super().__init__(node)
+
+    def AddObserver(self, event, callback, priority=0.0):
+        self._observers.append(super().AddObserver(event, callback, priority))
+        return self._observers[-1]
+
+    def bind(self, widgets):
+        """Keep plain widgets and parameters alike; `widgets` is a dictionary from names of parameters to widgets."""
+        self._binding = self.connectParametersToGui(widgets)
+
+    def release(self):
+        """Let go of the widgets, and of all who observe the node through this."""
+        self.disconnectGui(self._binding)
+        while self._observers:
+            self.RemoveObserver(self._observers.pop())
+
+
 def wrap(node):
-    """`Parameters` over a scripted module node; a new node gets the remembered defaults."""
+    """`Choices` over a scripted module node; a new node gets the remembered defaults."""
     is_new = node.GetParameterCount() == 0
-    parameters = Parameters(node)
+    choices = Choices(node)
     if is_new:
         for name in REMEMBERED:
             value = qt.QSettings().value(SETTINGS + name)
             if value:
-                setattr(parameters, name, value)
-    return parameters
+                setattr(choices, name, value)
+    return choices
 
 
-def remember(parameters):
+def put(choices, **values):
+    """Write several choices as one change."""
+    with slicer.util.NodeModify(choices.parameterNode):
+        for name, value in values.items():
+            setattr(choices, name, value)
+
+
+def remember(choices):
     """Keep these choices as the defaults of the next session."""
     settings = qt.QSettings()
     for name in REMEMBERED:
-        settings.setValue(SETTINGS + name, getattr(parameters, name))
+        settings.setValue(SETTINGS + name, getattr(choices, name))
     for name in RECENT:
-        if getattr(parameters, name):
-            remember_file(name, getattr(parameters, name))
+        if getattr(choices, name):
+            remember_file(name, getattr(choices, name))
 
 
 def remember_file(name, path):
@@ -110,30 +141,31 @@ def bundled_weights(variant):
     return resource("Weights") / f"{variant}.safetensors"
 
 
-def weights_file(parameters):
+def are_bundled(variant):
+    """Whether weights of a variant came with this copy."""
+    return bundled_weights(variant).is_file()
+
+
+def weights_file(choices):
     """Path of the weight file that the choices mean."""
-    return parameters.weights or str(bundled_weights(parameters.variant))
+    return choices.weights or str(bundled_weights(choices.variant))
 
 
 def read_card(path):
-    """The card in a weight file: what it says about itself, a dictionary. Needs no package.
+    """The card in a weight file: what it says about itself, a dictionary.
 
-    A .safetensors file starts with the length of a header, then the header: JSON, whose metadata hold the card as text.
+    Raises:
+        PanelError: the file cannot be read, is no weight file of GaborSeg, or has a card that this copy cannot use.
     """
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > LONGEST_HEADER:
-                raise ValueError("no header")
-            card = json.loads(json.loads(file.read(length))["__metadata__"]["gaborseg"])
-        if card["variant"] not in VARIANTS:
-            raise ValueError(f"unknown variant {card['variant']}")
-        return card
+        return protocol.read_card(path)
     except OSError as error:
         raise PanelError(
             _("{path}: cannot be read ({reason}); choose another weight file.").format(path=path, reason=error.strerror)
         ) from error
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+    except protocol.CardError as error:
+        raise PanelError(f"{path}: {error}") from error
+    except ValueError as error:
         raise PanelError(
             _("{path}: is not a weight file of GaborSeg; choose a .safetensors file that GaborSeg has written.").format(
                 path=path

@@ -4,7 +4,7 @@ import logging
 
 from slicer.i18n import tr as _
 
-from . import PanelError, installation, parameters
+from . import PanelError, installation, parameters, protocol
 from .results import show_results
 from .scan import check_volume, read_labels, write_volume
 from .worker import Worker, make_temporary_folder, remove_folder
@@ -76,8 +76,7 @@ class Run:
             self._check_scan()
 
     def _check_weights(self):
-        bundled = parameters.bundled_weights(self._variant)
-        if not self._own_weights and not bundled.is_file():
+        if not self._own_weights and not parameters.are_bundled(self._variant):
             raise PanelError(
                 _(
                     "{variant}: no weights of this variant came with this copy; choose another variant or a weight "
@@ -145,9 +144,9 @@ class Run:
         self.worker = Worker(self._interpreter, arguments, self.folder, self._event, self._on_log, ended)
 
     def _event(self, event):
-        if event["event"] == "progress":
+        if event["event"] == protocol.PROGRESS:
             self._on_progress(event["stage"], 2 + event["done"])
-        elif event["event"] == "warning" and event["message"] not in self._warnings:
+        elif event["event"] == protocol.WARNING and event["message"] not in self._warnings:
             self._warnings.add(event["message"])
             self._on_warning(self._in_users_words(event["message"]))
 

@@ -17,9 +17,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import parameters, results
+from . import parameters, protocol, results
 from .scan import world_affine
-from .training import FIXED
 from .worker import make_temporary_folder, python_executable, remove_folder, worker_environment
 
 TIMEOUT = 300  # seconds for one step, on a very busy computer; a few are usual
@@ -106,7 +105,7 @@ class SelfTest:
 
     def close(self):
         self.panel.cancel()
-        self.panel.stop_check()
+        self.panel.environment.stop_check()
         self.panel.show_error = self._former
         for name in _setting_names():
             qt.QSettings().remove(name)
@@ -139,7 +138,7 @@ class SelfTest:
         if volume is not None:
             self.ui.inputSelector.setCurrentNode(volume)
         self.panel.choices.interpreter = self.interpreter
-        self.panel.choose_weights(weights or self.weights)
+        self.panel.segment.choose_weights(weights or self.weights)
         self.ui.deviceBox.currentIndex = self.ui.deviceBox.findData("cpu")
 
     def click_segment(self):
@@ -154,13 +153,15 @@ class SelfTest:
             time.sleep(0.02)
 
     def wait_for_end(self):
-        self.wait(lambda: self.panel.run is None, "the end of the run")
+        self.wait(lambda: self.panel.segment.run is None, "the end of the run")
 
     def wait_for_worker(self):
         """Until the process that segments is at work."""
         at_work = _("Loading the network...")
-        self.wait(lambda: self.panel.run is None or self.ui.statusLabel.text == at_work, "the start of the worker")
-        self.case.assertIsNotNone(self.panel.run, self.ui.statusLabel.text)
+        self.wait(
+            lambda: self.panel.segment.run is None or self.ui.statusLabel.text == at_work, "the start of the worker"
+        )
+        self.case.assertIsNotNone(self.panel.segment.run, self.ui.statusLabel.text)
 
     def leftovers(self):
         return [
@@ -174,7 +175,7 @@ class SelfTest:
         self.click_segment()
         self.case.assertEqual(len(self.errors), 1)
         self.case.assertIn("No volume", self.errors[0])
-        self.case.assertIsNone(self.panel.run)
+        self.case.assertIsNone(self.panel.segment.run)
 
     def segment(self):
         self.choose(self.load_volume())
@@ -259,7 +260,7 @@ class SelfTest:
         started = time.monotonic()
         self.ui.segmentButton.click()
         self.case.assertLess(time.monotonic() - started, 2)
-        self.case.assertIsNone(self.panel.run)
+        self.case.assertIsNone(self.panel.segment.run)
         self.case.assertEqual(self.errors, [])
         self.case.assertEqual(_node_ids(), before)
 
@@ -276,7 +277,7 @@ class SelfTest:
         self.choose()
         self.click_segment()
         self.wait_for_worker()
-        _kill(self.panel.run.worker.process_id)
+        _kill(self.panel.segment.run.worker.process_id)
         self.wait_for_end()
         self.case.assertEqual(len(self.errors), 1)
         self.case.assertIn(_("The worker"), self.errors[0])
@@ -315,9 +316,9 @@ class SelfTest:
         """A run that ended while nobody looked: its state, its scores and its chart."""
         folder = self.folder / "Old run"
         folder.mkdir()
-        rows = [",".join((*FIXED, "Ball"))]
+        rows = [",".join((*protocol.METRIC_COLUMNS, "Ball"))]
         rows += [f"{n},4,{1 / n},0.001,60,1,100,0,{n / 5},{n / 5},{n},{n / 5}" for n in range(1, 5)]
-        (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+        (folder / protocol.METRICS).write_text("\n".join(rows) + "\n")
         self.panel.choices.trainingFolder = str(folder)
         self.case.assertIn("Finished after 4 epochs", self.ui.trainingLabel.text)
         self.case.assertEqual(self.ui.diceTable.item(1, 1).text(), "0.800")

@@ -8,7 +8,6 @@ files are `metrics.csv`, `run.lock`, its snapshots and `best.safetensors`.
 import csv
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -20,63 +19,60 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
-from . import PanelError, write_text
-from .worker import FULL_DISK, LAST_LINES, Lines, python_executable, worker_environment
+from . import PanelError, protocol, write_text
+from .worker import FULL_DISK, Lines, python_executable, worker_environment
 
 RECORD, EVENTS, LOG = "panel.json", "events.jsonl", "log.txt"
-METRICS, LOCK, STOP, BEST = "metrics.csv", "run.lock", "stop", "best.safetensors"
-SNAPSHOTS = ("last.safetensors", "previous.safetensors")
-# Columns of metrics.csv before those of the structures.
-FIXED = (
-    "epoch",
-    "epochs",
-    "loss",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
-    "memory_mib",
-    "seconds_left",
-    "dice_mean",
-    "best_dice",
-    "best_epoch",
-)
+LOG_LINES = 100
 RUNNING, FINISHED, STOPPED, FAILED, KILLED = "running", "finished", "stopped", "failed", "killed"
 
 
 class TrainingRun:
-    """The run in a folder, as its files tell it; `update` reads what is new.
+    """The run in a folder, as its files told it at the last `update`; nothing else here reads them.
 
     Attributes:
+        record: how the panel started it, a dictionary; {} if it was started elsewhere.
+        owner: who is at work in the folder, a dictionary with pid, host, started and command, or None.
         rows: of metrics.csv, dictionaries with numbers (None where there is none).
         step: (stage in the library's words, done, total) of what is done now, or None.
+        epoch: of the last step, from 1; 0 before the first.
         problems: warnings and the error since the last start, as texts.
+        error: what it ended with, in the library's words, or None.
+        log: its last lines.
+        weights: path of its best weights so far, or None.
+        has_snapshot: whether there is something to go on from.
+        disk_is_full: whether the folder's disk is.
         stopping: whether this panel asked it to stop.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.record = _read_json(self.folder / RECORD)
-        self.rows, self.step, self.problems = [], None, []
-        self.stopping = self._alive = False
-        self._result = self._error = self._metrics_seen = self._first_step = None
+        self.record = protocol.read_json(self.folder / RECORD)
+        self.rows, self.step, self.problems, self.log = [], None, [], []
+        self.stopping = False
+        self.owner = self.error = self.weights = None
+        self.epoch, self._part = 0, 0.0  # of the last step, and how much of its epoch was done then
+        self._result = self._metrics_seen = self._first_step = None
         self._epoch_seen = False
-        self._place = 0, 0.0  # the epoch of the last step, from 1, and how much of it was done then
-        self._log = []
         self._lines = [Lines(self.folder / name) for name in (EVENTS, LOG) if (self.folder / name).is_file()]
         self.update()
 
     def update(self):
         """Read what was written since the last call; whether the run is alive is asked first, so nothing is missed."""
-        self._alive = self.owner() is not None
+        self.owner = _owner(self.folder, self.record)
         for lines, take in zip(self._lines, (self._take_event, self._take_log)):
-            for line in lines.new_lines(not self._alive):
+            for line in lines.new_lines(self.owner is None):
                 take(line)
         self._read_metrics()
-        if self.stopping and self._alive:
+        self.has_snapshot = protocol.has_snapshot(self.folder)
+        best = self.folder / protocol.BEST
+        self.weights = best if best.is_file() else None
+        self.disk_is_full = self.folder.is_dir() and shutil.disk_usage(self.folder).free < FULL_DISK
+        if self.stopping and self.owner:
             self._ask_to_stop()  # again: while a run starts, it takes away a wish that it finds
         elif self.stopping:
             self.stopping = False
-            (self.folder / STOP).unlink(missing_ok=True)
+            (self.folder / protocol.STOP).unlink(missing_ok=True)
 
     def close(self):
         """Let go of the files; the run goes on."""
@@ -89,38 +85,28 @@ class TrainingRun:
         self._ask_to_stop()
         self.stopping = True
 
-    def owner(self):
-        """Who is at work in the folder, a dictionary with pid, host, started and command, or None."""
-        return _owner(self.folder, self.record)
-
     @property
     def exists(self):
-        return bool(self.record or self.rows or has_snapshot(self.folder) or self._alive)
+        return bool(self.record or self.rows or self.has_snapshot or self.owner)
 
     @property
     def state(self):
-        if self._alive:
+        if self.owner:
             return RUNNING
         if self.rows and self.rows[-1]["epoch"] >= self.rows[-1]["epochs"]:
             return FINISHED
-        if self._error:
+        if self.error:
             return FAILED
         return KILLED if self.record and not self._result else STOPPED
 
     @property
     def can_resume(self):
         """Whether `resume` can go on with it; what was started elsewhere is resumed where its options are known."""
-        return self.exists and self.state not in (RUNNING, FINISHED) and bool(self.record) and has_snapshot(self.folder)
-
-    @property
-    def weights(self):
-        """Path of its best weights so far, or None."""
-        path = self.folder / BEST
-        return path if path.is_file() else None
+        return self.exists and self.state not in (RUNNING, FINISHED) and bool(self.record) and self.has_snapshot
 
     @property
     def structures(self):
-        return [name for name in self.rows[-1] if name not in FIXED] if self.rows else []
+        return [name for name in self.rows[-1] if name not in protocol.METRIC_COLUMNS] if self.rows else []
 
     @property
     def epochs(self):
@@ -131,12 +117,16 @@ class TrainingRun:
         return int(arguments[arguments.index("--epochs") + 1]) if "--epochs" in arguments[:-1] else 0
 
     @property
+    def epoch_under_way(self):
+        """Its number, from 1, or None where something else is done, such as checking the data."""
+        return protocol.epoch_of(self.step[0]) if self.step else None
+
+    @property
     def fraction(self):
         """How much of the run is done, 0 to 1."""
         if not self.epochs:
             return 0.0
-        epoch, part = self._place
-        return min(1.0, (len(self.rows) + (part if epoch > len(self.rows) else 0)) / self.epochs)
+        return min(1.0, (len(self.rows) + (self._part if self.epoch > len(self.rows) else 0)) / self.epochs)
 
     def seconds_left(self):
         """An estimate, or None where there is nothing to go by yet."""
@@ -149,84 +139,14 @@ class TrainingRun:
             return (time.time() - when) / (self.fraction - then) * (1 - self.fraction)
         return None
 
-    def status(self):
-        """How the run stands, in words."""
-        state = self.state
-        if state == RUNNING:
-            return self._running()
-        epoch = len(self.rows)
-        if state == FINISHED:
-            return _("Finished after {count} epochs{best}.").format(count=epoch, best=self._best())
-        if state == STOPPED:
-            text = _("Stopped in epoch {epoch} of {count}{best}.") if self.epochs else _("Stopped before it began.")
-            return text.format(epoch=min(epoch + 1, self.epochs), count=self.epochs, best=self._best()) + self._way_on()
-        if state == FAILED:
-            return self._error
-        return self._how_it_died() + self._way_on()
-
-    def _running(self):
-        owner = self.owner() or {}
-        parts = []
-        if owner.get("host") not in (None, socket.gethostname()):
-            parts.append(_("On the computer {host}, process {pid}.").format(**owner))
-        if self.stopping:
-            parts.append(_("Stopping after this step..."))
-        elif self.step is None:
-            parts.append(_("At work...") if self.rows else _("Starting..."))
-        elif self._epoch_under_way():
-            parts.append(
-                _("Epoch {epoch} of {count}, step {done} of {total}.").format(
-                    epoch=self._epoch_under_way(), count=self.epochs, done=self.step[1], total=self.step[2]
-                )
-            )
-        elif self._place[0]:
-            parts.append(_("Epoch {epoch} of {count}, validation.").format(epoch=self._place[0], count=self.epochs))
-        else:
-            parts.append(
-                _("{stage}, {done} of {total}...").format(stage=self.step[0], done=self.step[1], total=self.step[2])
-            )
-        left = None if self.stopping else self.seconds_left()
-        if left is not None:
-            parts.append(_("About {time} left.").format(time=duration(left)))
-        return " ".join(parts)
-
-    def _best(self):
-        best = self.rows[-1]["best_dice"] if self.rows else None
-        if best is None:
-            return ""
-        return _("; best validation Dice {dice} in epoch {epoch}").format(
-            dice=f"{best:.3f}", epoch=int(self.rows[-1]["best_epoch"])
-        )
-
-    def _way_on(self):
-        if self.can_resume:
-            return " " + _("Resume goes on from its last snapshot.")
-        if has_snapshot(self.folder):
-            return " " + _("It was started elsewhere; go on with it there, by --resume.")
-        return " " + _("Nothing was saved yet; start it again.")
-
-    def _how_it_died(self):
-        if self.folder.is_dir() and shutil.disk_usage(self.folder).free < FULL_DISK:
-            return _("{folder}: the disk is full, and the training ended; make room on it.").format(folder=self.folder)
-        text = _(
-            "The training ended without saying why: its process was ended from outside (as systems do when memory runs "
-            "out), or the computer was switched off."
-        )
-        last = "\n".join(self._log[-LAST_LINES:])
-        return text + (" " + _("Its last lines:") + f"\n{last}\n" if last else "")
-
-    def _epoch_under_way(self):
-        """Its number, from 1, or None where something else is done, such as checking the data."""
-        match = re.match(r"Epoch (\d+) of", self.step[0]) if self.step else None
-        return int(match[1]) if match else None
-
     def _ask_to_stop(self):
+        path = self.folder / protocol.STOP
         try:
-            (self.folder / STOP).touch()
+            path.touch()
         except OSError as error:
             raise PanelError(
                 _("{path}: cannot be written ({reason}), so the run cannot be told to stop.").format(
-                    path=self.folder / STOP, reason=error.strerror
+                    path=path, reason=error.strerror
                 )
             ) from error
 
@@ -237,26 +157,26 @@ class TrainingRun:
         except (ValueError, TypeError, KeyError):
             self._take_log(line)
             return
-        if kind == "progress":
+        if kind == protocol.PROGRESS:
             self.step = event["stage"], event["done"], event["total"]
-            if self._epoch_under_way():
-                self._place = self._epoch_under_way(), event["done"] / max(1, event["total"])
-            if self._first_step is None and self._epoch_under_way():
+            if self.epoch_under_way:
+                self.epoch, self._part = self.epoch_under_way, event["done"] / max(1, event["total"])
+            if self._first_step is None and self.epoch_under_way:
                 self._first_step = time.time(), self.fraction
-        elif kind == "epoch":
+        elif kind == protocol.EPOCH:
             self._epoch_seen = True
-        elif kind == "result":
+        elif kind == protocol.RESULT:
             self._result = event
-        elif kind == "error":
-            self._error = event["message"]
-        if kind in ("warning", "error"):
+        elif kind == protocol.ERROR:
+            self.error = event["message"]
+        if kind in (protocol.WARNING, protocol.ERROR):
             self.problems.append(event["message"])
 
     def _take_log(self, line):
-        self._log = [*self._log, line][-100:]
+        self.log = [*self.log, line][-LOG_LINES:]
 
     def _read_metrics(self):
-        path = self.folder / METRICS
+        path = self.folder / protocol.METRICS
         try:
             about = path.stat()
             seen = about.st_mtime, about.st_size
@@ -268,13 +188,8 @@ class TrainingRun:
                 ]
         except (OSError, ValueError, TypeError, csv.Error):
             return  # not there yet, or being replaced just now
-        if rows and set(FIXED) <= set(rows[0]):
+        if rows and set(protocol.METRIC_COLUMNS) <= set(rows[0]):
             self._metrics_seen, self.rows = seen, rows
-
-
-def has_snapshot(folder):
-    """Whether a folder holds a run that was begun."""
-    return any((Path(folder) / name).exists() for name in SNAPSHOTS)
 
 
 def start(folder, interpreter, arguments, resume=False):
@@ -293,14 +208,13 @@ def start(folder, interpreter, arguments, resume=False):
         PanelError: another run is at work in the folder, or it cannot be started.
     """
     folder = Path(folder)
-    owner = _owner(folder, _read_json(folder / RECORD))
+    owner = _owner(folder, protocol.read_json(folder / RECORD))
     if owner:
         raise PanelError(
             _(
                 "{folder}: another run is at work in this folder: process {pid} on {host}, since {started}. Stop it, "
-                "or "
-                "choose another folder. If that process is something else, or its computer is gone, delete {lock}."
-            ).format(folder=folder, lock=folder / LOCK, **owner)
+                "or choose another folder. If that process is something else, or its computer is gone, delete {lock}."
+            ).format(folder=folder, lock=folder / protocol.LOCK, **owner)
         )
     arguments = [str(argument) for argument in arguments]
     command = [python_executable(interpreter), "-m", "GaborSegLib", "train", *arguments, "--output", str(folder)]
@@ -349,18 +263,6 @@ def resume(run, interpreter):
     return start(run.folder, interpreter, run.record["arguments"], resume=True)
 
 
-def duration(seconds):
-    """Seconds as a person says it."""
-    if seconds < 60:
-        return _("{count} s").format(count=round(seconds))
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return (
-        _("{hours} h {minutes} min").format(hours=hours, minutes=minutes)
-        if hours
-        else _("{count} min").format(count=minutes)
-    )
-
-
 def _owner(folder, record):
     """Who works in a folder: the process that holds the library's lock, else the one that the panel started.
 
@@ -368,9 +270,9 @@ def _owner(folder, record):
     its lock says is taken for true, as the library does.
     """
     here = socket.gethostname()
-    lock = _read_json(folder / LOCK)
-    if lock.get("pid") and (lock.get("host") != here or is_alive(lock["pid"])):
-        return {"started": "?", "command": "?", **lock}
+    lock = protocol.read_lock(folder)
+    if lock and (lock["host"] != here or is_alive(lock["pid"])):
+        return lock
     if record.get("host") == here and is_alive(record["pid"]) and _is_ours(record["pid"]):
         return record
     return None
@@ -378,35 +280,10 @@ def _owner(folder, record):
 
 def is_alive(pid):
     """Whether a process of this computer runs; one that has ended counts as dead although nobody waited for it."""
-    if sys.platform == "win32":
-        return _is_alive_on_windows(pid)
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # if it is this Slicer's own child, and has ended, this lets it go
-    try:
-        if Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0] == "Z":
-            return False  # somebody else's child
-    except (OSError, IndexError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _is_alive_on_windows(pid):
-    import ctypes
-
-    query_limited_information, still_active = 0x1000, 259
-    kernel, code = ctypes.windll.kernel32, ctypes.c_ulong()
-    handle = kernel.OpenProcess(query_limited_information, False, pid)
-    if not handle:
-        return False
-    known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-    kernel.CloseHandle(handle)
-    return bool(known) and code.value == still_active
+    if sys.platform != "win32":
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # if it is this Slicer's own child, and has ended, this lets it go
+    return protocol.is_alive(pid)
 
 
 def _is_ours(pid):
@@ -422,12 +299,3 @@ def _wait_until_known(pid, seconds=1.0):
     end = time.monotonic() + seconds
     while not _is_ours(pid) and is_alive(pid) and time.monotonic() < end:
         time.sleep(0.001)
-
-
-def _read_json(path):
-    """The dictionary in a file, {} if there is none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

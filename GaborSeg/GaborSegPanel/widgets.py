@@ -1,14 +1,17 @@
-"""Combo boxes of (text, value) items, and of paths used lately; what the two panels share of them."""
+"""What several sections do with widgets: combo boxes of (text, value) items and of paths, tables, texts."""
 
+from functools import cache
 from pathlib import Path
 
+import qt
 from slicer.i18n import tr as _
 
-from . import parameters
-from .training import BEST, METRICS
+from . import parameters, protocol
 
 BROWSE = "browse"  # item of a choice of paths that opens a dialog; no path is just this word
+# In the order of the menus.
 VARIANT_NAMES = {"mixed": _("Mixed (recommended)"), "gabor": _("Gabor"), "conventional": _("Conventional")}
+WEIGHT_FILES = _("Weights of GaborSeg (*.safetensors)")
 
 
 def fill(box, items, current):
@@ -24,17 +27,74 @@ def fill(box, items, current):
         box.blockSignals(was_blocked)
 
 
-def fill_paths(box, first, kind, current, last=None):
-    """Give a combo box the items `first`, paths used lately as a `kind`, the current one, and `last` ("Browse...")."""
-    last = last or ((_("Browse..."), BROWSE),)
-    given = [value for text, value in first]
-    paths = [path for path in dict.fromkeys([*parameters.recent_files(kind), current]) if path not in given]
-    fill(box, [*first, *((short_name(path), path) for path in paths if path), *last], current)
+def fill_variants(box, current):
+    """Give a combo box the kernel variants."""
+    fill(box, [(text, name) for name, text in VARIANT_NAMES.items()], current)
+
+
+class PathBox:
+    """A combo box of paths: given items, those used lately, the current one, and items that open a dialog.
+
+    What it reads for that (the paths used lately, the names of runs) it keeps until `read_again`.
+
+    Args:
+        box: QComboBox.
+        kind: one of `parameters.RECENT`.
+        last: (text, value) items that open a dialog; one for any file by default.
+    """
+
+    def __init__(self, box, kind, last=None):
+        self._box, self._last = box, last or ((_("Browse..."), BROWSE),)
+        self._used_lately = cache(lambda: parameters.recent_files(kind))
+        self._name = cache(short_name)
+
+    def show(self, first, current):
+        """Show (text, value) items `first`, then paths; choose the current one."""
+        given = [value for text, value in first]
+        paths = [path for path in dict.fromkeys([*self._used_lately(), current]) if path and path not in given]
+        fill(self._box, [*first, *((self._name(path), path) for path in paths), *self._last], current)
+
+    def read_again(self):
+        """What was read may have changed."""
+        self._used_lately.cache_clear()
+        self._name.cache_clear()
 
 
 def short_name(path):
     """By what people know a path: its end, or for weights that were trained here the name of their run."""
     path = Path(path)
-    if path.name == BEST and (path.parent / METRICS).is_file():
+    if path.name == protocol.BEST and (path.parent / protocol.METRICS).is_file():
         return _("{run} (trained here)").format(run=path.parent.name)
     return str(Path(*path.parts[-2:]))
+
+
+def ask_file(parent, title, kinds):
+    """A path, or None if the user cancels."""
+    return qt.QFileDialog.getOpenFileName(parent, title, "", kinds) or None
+
+
+def fill_table(table, headers, rows):
+    """Give a table rows of texts; all but the first column are numbers."""
+    table.setColumnCount(len(headers))
+    table.setHorizontalHeaderLabels(headers)
+    table.setRowCount(len(rows))
+    for i, row in enumerate(rows):
+        for j, text in enumerate(row):
+            item = qt.QTableWidgetItem(text)
+            if j:
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            table.setItem(i, j, item)
+
+
+def show_text(edit, text):
+    """Put a text into a line edit, unless it stands there already (else the cursor would jump); it tells nobody."""
+    was_blocked = edit.blockSignals(True)
+    if edit.text != text:
+        edit.text = text
+    edit.blockSignals(was_blocked)
+
+
+def say(label, text):
+    """Show a label with a text, or none without."""
+    label.text = text
+    label.visible = bool(text)

@@ -19,7 +19,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import PanelError, beside_module
+from . import PanelError, beside_module, protocol
 
 INTERVAL_MS = 100
 LAST_LINES = 8  # of the log, shown when a worker dies without a word
@@ -83,9 +83,9 @@ class Worker:
         except (ValueError, TypeError, KeyError):
             self._log(line)  # some package printed it
             return
-        if kind == "result":
+        if kind == protocol.RESULT:
             self._result = event
-        elif kind == "error":
+        elif kind == protocol.ERROR:
             self._error = event
         else:
             self._on_event(event)
@@ -96,7 +96,7 @@ class Worker:
 
     def _outcome(self):
         status = self._process.returncode
-        if status == 0 and self._result is not None:
+        if status == protocol.DONE and self._result is not None:
             return self._result, None
         if self._error is not None:
             return None, self._error["message"]
@@ -105,6 +105,30 @@ class Worker:
     def _close(self):
         for reader in self._readers:
             reader.close()
+
+
+class Query:
+    """A short command of the library, in a temporary folder that goes when it ends.
+
+    Args: as of `Worker`, without the folder.
+    """
+
+    def __init__(self, interpreter, arguments, on_event, on_log, on_end):
+        def ended(result, message):
+            self.stop()
+            on_end(result, message)
+
+        self._folder = make_temporary_folder()
+        try:
+            self._worker = Worker(interpreter, arguments, self._folder, on_event, on_log, ended)
+        except PanelError:
+            remove_folder(self._folder)
+            raise
+
+    def stop(self):
+        """End it without an answer; safe to call at any time."""
+        self._worker.stop()
+        remove_folder(self._folder)
 
 
 class Lines:

@@ -35,15 +35,15 @@ def main():
     widget.enter()
     panel.choices.interpreter = sys.executable
     panel.choices.inputVolume = volume
-    panel.choose_weights(options.weights or "")
-    panel.check_environment()
-    wait(lambda: panel.environment is not None)
+    panel.segment.choose_weights(options.weights or "")
+    panel.environment.check()
+    wait(lambda: panel.environment.found is not None)
     picture(widget, 0, options.folder / "panel-before.png")
     panel.show_error = sys.exit
     ui.segmentButton.click()
-    wait(lambda: panel.run is None or ui.progressBar.value >= 3)
+    wait(lambda: panel.segment.run is None or ui.progressBar.value >= 3)
     picture(widget, 0, options.folder / "panel-running.png")
-    wait(lambda: panel.run is None)
+    wait(lambda: panel.segment.run is None)
     picture(widget, 0, options.folder / "panel-after.png")
     view_picture(options.folder / "view-3d.png")
     with tempfile.TemporaryDirectory() as folder:
@@ -116,12 +116,15 @@ def picture(widget, tab, file):
 
 def training_pictures(widget, folder, pictures):
     """A run of two processes: what is chosen, the run under way, its chart."""
+    from GaborSegPanel import parameters
+
     panel, ui = widget.panel, widget.ui
     panel.choices.trainingFolder = str(folder / "Three structures")
-    panel.training.choose_data(make_data_set(folder / "Made scans", 8))
-    wait(lambda: panel.training._look is None)
+    panel.data.choose_data(make_data_set(folder / "Made scans", 8))
+    wait(lambda: not panel.data.is_checking)
     picture(widget, 1, pictures / "panel-training.png")
-    panel.training._put(
+    parameters.put(
+        panel.choices,
         trainingEpochs=24,
         trainingCubes=0,
         trainingProcesses=2,
@@ -136,7 +139,7 @@ def training_pictures(widget, folder, pictures):
     ui.resumeButton.click()
     wait(lambda: panel.training.run.state != "running")
     picture(widget, 1, pictures / "panel-training-after.png")
-    panel.training.show_chart()
+    panel.course.show_chart()
     view = slicer_plot()
     if not view.grab().save(str(pictures / "training-chart.png")):
         sys.exit(f"{pictures}: cannot be written")

@@ -54,7 +54,9 @@ def segment(module_widget, tmp_path):
     from GaborSegPanel import results
 
     weights = tmp_path / "own.safetensors"
-    card = {"variant": "mixed", "structures": NAMES, "sha256": "1" * 64}
+    card = {"variant": "mixed", "structures": NAMES, "classes": len(NAMES) + 1, "sha256": "1" * 64, "field": "cube"}
+    card |= {"format": 1, "grid_size": 128, "in_channels": 1, "base_channels": 12}
+    card |= {"conventional_kernel_size": 3, "gabor_kernel_size": 7}
     header = json.dumps({"__metadata__": {"gaborseg": json.dumps(card)}}).encode()
     weights.write_bytes(len(header).to_bytes(8, "little") + header)
     facts = {"variant": "mixed", "weights_sha256": "1" * 64, "weights_file": str(weights)}
@@ -218,14 +220,14 @@ def test_the_button_and_the_training_that_follows(corrections, segment, module_w
     ui.learnButton.click()
     assert errors == [] and "Added as Head to" in ui.learnLabel.text and "corrections there: 1." in ui.learnLabel.text
     assert ui.dataBox.findText("Corrections (1)") > 0
-    panel.training.choose_data(tmp_path / "mine")
-    panel.training.stop_look()
+    panel.data.choose_data(tmp_path / "mine")
+    panel.data.stop_check_data()
     choices = panel.choices
     assert choices.trainingInit == str(tmp_path / "own.safetensors") and choices.trainingShare == 0
     assert (choices.trainingRate, choices.trainingEpochs, choices.trainingCubes) == (3e-4, 20, 96)
-    from GaborSegPanel import recipes
+    from GaborSegPanel import arguments
 
-    assert recipes.train_arguments(choices, []) == [
+    assert arguments.train_arguments(choices, []) == [
         str(tmp_path / "mine"),
         "--validation-share",
         "0",

@@ -34,7 +34,7 @@ def user(module_widget, weights_folder, monkeypatch):
             shutil.move(user.make_weights(variant), weights_folder)
     yield user
     module_widget.panel.cancel()
-    module_widget.panel.stop_check()
+    module_widget.panel.environment.stop_check()
     left = user.leftovers()
     user.close()
     assert left == []
@@ -99,9 +99,9 @@ def test_running_again_replaces_the_result(user, volume):
 def test_double_click_starts_one_run(user, volume):
     user.choose(volume)
     user.click_segment()
-    run = user.panel.run
+    run = user.panel.segment.run
     user.ui.segmentButton.click()
-    assert user.panel.run is run and run is not None
+    assert user.panel.segment.run is run and run is not None
     user.wait_for_end()
     assert user.errors == []
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
@@ -112,7 +112,7 @@ def test_slicer_stays_responsive(user, volume):
     user.choose(volume)
     user.click_segment()
     longest, last = 0, time.monotonic()
-    while user.panel.run is not None and user.ui.progressBar.value < 6:
+    while user.panel.segment.run is not None and user.ui.progressBar.value < 6:
         slicer.app.processEvents()
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
         time.sleep(0.01)
@@ -125,9 +125,9 @@ def test_closing_the_scene_while_running(user, volume, module_widget):
     user.choose(volume)
     user.click_segment()
     user.wait_for_worker()
-    process_id = user.panel.run.worker.process_id
+    process_id = user.panel.segment.run.worker.process_id
     slicer.mrmlScene.Clear(False)
-    assert user.panel.run is None and user.errors == []
+    assert user.panel.segment.run is None and user.errors == []
     with pytest.raises(ProcessLookupError):
         os.killpg(process_id, 0)
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
@@ -140,7 +140,7 @@ def test_deleting_the_input_while_running(user, volume):
     user.click_segment()
     user.wait_for_worker()
     slicer.mrmlScene.RemoveNode(volume)
-    assert user.panel.run is None and user.errors == []
+    assert user.panel.segment.run is None and user.errors == []
     assert "Brain was deleted" in user.ui.statusLabel.text
 
 
@@ -160,7 +160,7 @@ def test_leaving_slicer_while_running(user, volume, module_widget):
     user.choose(volume)
     user.click_segment()
     user.wait_for_worker()
-    process_id = user.panel.run.worker.process_id
+    process_id = user.panel.segment.run.worker.process_id
     module_widget.panel.close()
     with pytest.raises(ProcessLookupError):
         os.killpg(process_id, 0)
@@ -235,7 +235,7 @@ def test_the_first_volume_is_chosen_and_no_label_map(user, module_widget):
 def test_a_weight_file_sets_the_variant_and_a_variant_the_bundled_file(user):
     ui, choices = user.ui, user.panel.choices
     assert (ui.variantBox.currentText, ui.weightsBox.currentText) == ("Mixed (recommended)", "Bundled")
-    user.panel.choose_weights(user.weights.with_name("gabor.safetensors"))
+    user.panel.segment.choose_weights(user.weights.with_name("gabor.safetensors"))
     assert (choices.variant, ui.variantBox.currentText) == ("gabor", "Gabor")
     assert ui.weightsBox.currentText.endswith("gabor.safetensors")
     assert "19 structures, licence: none, made by a test" in ui.cardLabel.text
@@ -243,10 +243,11 @@ def test_a_weight_file_sets_the_variant_and_a_variant_the_bundled_file(user):
     assert (choices.variant, choices.weights, ui.weightsBox.currentText) == ("conventional", "", "Bundled")
 
 
-def test_browsing_for_weights(user, monkeypatch):
+def test_browsing_for_weights(user):
+    from host import dialogs
+
     ui = user.ui
-    answers = ["", str(user.weights), str(user.folder / "none.safetensors")]
-    monkeypatch.setattr(user.panel, "_ask_file", lambda title, kinds: answers.pop(0) or None)
+    dialogs.answers += ["", str(user.weights), str(user.folder / "none.safetensors")]
     browse = ui.weightsBox.findData("browse")
     ui.weightsBox.currentIndex = browse
     assert ui.weightsBox.currentText == "Bundled"
@@ -262,7 +263,7 @@ def test_browsing_for_weights(user, monkeypatch):
 def test_what_is_not_a_weight_file(user, content):
     file = user.folder / "bad.safetensors"
     file.write_bytes(content)
-    user.panel.choose_weights(file)
+    user.panel.segment.choose_weights(file)
     assert len(user.errors) == 1 and "is not a weight file of GaborSeg" in user.errors[0]
     assert user.panel.choices.weights == ""
 
@@ -270,7 +271,7 @@ def test_what_is_not_a_weight_file(user, content):
 def test_missing_bundled_weights_are_named(user, volume, monkeypatch):
     monkeypatch.setattr("GaborSegPanel.parameters.bundled_weights", lambda variant: user.folder / "none")
     user.choose(volume)
-    user.panel.choose_weights("")
+    user.panel.segment.choose_weights("")
     user.click_segment()
     assert len(user.errors) == 1 and "no weights of this variant" in user.errors[0]
 
@@ -298,11 +299,25 @@ def test_choices_are_remembered_for_the_next_session(user, volume, module_widget
     assert user.ui.weightsBox.findData(str(user.weights)) > 0
 
 
+def test_closing_the_scene_brings_the_remembered_choices_back(user, volume):
+    """Not the defaults of the class, which a wrapper that is still alive would write into the emptied node."""
+    from GaborSegPanel import parameters
+
+    user.choose(volume)
+    parameters.remember(user.panel.choices)
+    for _ in range(2):
+        user.panel.choices.weights, user.panel.choices.trainingEpochs = "", 7
+        slicer.mrmlScene.Clear(False)
+        remembered = [getattr(user.panel.choices, name) for name in ("weights", "device", "interpreter")]
+        assert remembered == [str(user.weights), "cpu", sys.executable]
+        assert user.panel.choices.trainingEpochs == user.ui.epochsBox.value == 60
+
+
 def test_device_choices_come_from_the_worker(user):
     gpu = {"id": "cuda:0", "name": "Fast GPU", "total_mib": 8192, "free_mib": 6144}
     cpu = {"id": "cpu", "name": "CPU", "total_mib": None, "free_mib": None}
     found = {"python": "3", "executable": "p", "versions": {"torch": "2"}, "missing": [], "devices": [cpu, gpu]}
-    user.panel._have_environment(found)
+    user.panel.environment.take(found)
     texts = [user.ui.deviceBox.itemText(i) for i in range(user.ui.deviceBox.count)]
     assert texts == ["Auto", "CPU", "Fast GPU, 6.0 GiB free"]
     user.ui.deviceBox.currentIndex = 2
@@ -414,4 +429,4 @@ def test_after_a_module_reload_the_panel_works(user, volume):
     widget.enter()
     assert widget.panel is not user.panel
     assert widget.panel.choices.inputVolume is volume
-    widget.panel.stop_check()
+    widget.panel.environment.stop_check()

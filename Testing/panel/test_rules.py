@@ -3,11 +3,14 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = ROOT / "GaborSegLib" / "protocol.py"  # all of the library that the panel reads, and by its path
 HEAVY = {"torch", "nibabel", "safetensors", "matplotlib", "GaborSegLib"}
 SLICERS = {"slicer", "qt", "ctk", "GaborSegPanel"}
 
@@ -28,6 +31,38 @@ def test_panel_never_imports_the_library_or_torch(file):
     assert not imports(file) & HEAVY
 
 
+def test_protocol_imports_nothing_but_python():
+    nodes = list(ast.walk(ast.parse(PROTOCOL.read_text(encoding="utf-8"))))
+    assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    assert imports(PROTOCOL) and imports(PROTOCOL) <= sys.stdlib_module_names
+
+
+def test_protocol_works_alone():
+    """Without site-packages, and without its own package."""
+    code = f"""if True:
+        import importlib.util, json, sys
+        spec = importlib.util.spec_from_file_location("anything", {str(PROTOCOL)!r})
+        module = sys.modules["anything"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        card = module.read_card({str(ROOT / "Resources/Weights/mixed.safetensors")!r})
+        print(json.dumps([card["variant"], module.read_recipe({str(ROOT / "Resources/Recipes/paper.json")!r}).name]))
+        """
+    out = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out) == ["mixed", "paper"]
+
+
+def test_panel_reads_the_protocol_beside_it_and_again_when_it_is_reloaded(module_widget):
+    import slicer
+
+    path, name = list(sys.path), "GaborSegPanel.protocol"
+    before = sys.modules[name]
+    assert Path(before.__file__) == PROTOCOL and sys.modules["GaborSegPanel"].protocol is before
+    slicer.util.reloadScriptedModule("GaborSeg")
+    slicer.modules.GaborSegWidget.panel.environment.stop_check()
+    assert sys.modules[name] is not before and Path(sys.modules[name].__file__) == PROTOCOL
+    assert sys.path == path
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "GaborSegLib").rglob("*.py")), ids=lambda file: file.name)
 def test_library_never_imports_slicer(file):
     assert not imports(file) & SLICERS
@@ -42,7 +77,7 @@ def test_nothing_is_installed_at_import():
 def listed(cmake_file):
     """Paths that a CMakeLists.txt lists, relative to its folder."""
     text = re.sub(r"#.*", "", cmake_file.read_text(encoding="utf-8")).replace("${MODULE_NAME}", "GaborSeg")
-    return set(re.findall(r"^\s+([\w./]+\.\w+)$", text, re.MULTILINE))
+    return set(re.findall(r"^\s+([\w./-]+\.\w+)$", text, re.MULTILINE))
 
 
 def files(*folders, below):

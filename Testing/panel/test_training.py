@@ -30,9 +30,9 @@ def user(module_widget, tmp_path, monkeypatch, wait_until):
     user = User(module_widget, wait_until)
     yield user
     run = user.training.run
-    if run is not None and run.owner():
+    if run is not None:
         end(run)
-    user.panel.stop_check()
+    user.panel.environment.stop_check()
 
 
 class User:
@@ -42,7 +42,7 @@ class User:
         self.errors = []
         self.panel.show_error = self.errors.append
         self.panel.choices.interpreter = sys.executable
-        self.panel.stop_check()
+        self.panel.environment.stop_check()
         have_gpus(self, 0)  # as a check would find; it takes seconds
 
     @property
@@ -54,7 +54,7 @@ class User:
         return self.training.run
 
     def choose(self, data, epochs=2, options=TINY, processes=1):
-        self.training.choose_data(data)
+        self.panel.data.choose_data(data)
         self.ui.epochsBox.value = epochs
         self.ui.cubesBox.currentIndex = self.ui.cubesBox.findData(0)
         self.ui.optionsEdit.text = options
@@ -73,13 +73,13 @@ class User:
 
 
 def end(run):
-    owner = run.owner()
-    if owner:
-        os.killpg(os.getpgid(owner["pid"]), signal.SIGKILL)
+    run.update()
+    if run.owner:
+        os.killpg(os.getpgid(run.owner["pid"]), signal.SIGKILL)
 
 
 def test_two_processes_chart_stop_resume_end_and_segment(user, data_set):
-    user.panel.environment = None  # so that Start asks for it
+    user.panel.environment.found = None  # so that Start asks for it
     user.choose(data_set, epochs=10, processes=2)
     user.start()
     user.wait_until(lambda: user.run is not None)
@@ -103,13 +103,13 @@ def test_two_processes_chart_stop_resume_end_and_segment(user, data_set):
     assert user.errors == [] and "Finished after 10 epochs" in user.ui.trainingLabel.text
     best = user.run.weights
     assert user.ui.weightsBox.findText("made data mixed 1 (trained here)") > 0
-    user.panel.choose_weights(best)
+    user.panel.segment.choose_weights(best)
     assert "3 structures, validation Dice" in user.ui.cardLabel.text
     image = sitk.ReadImage(str(data_set / "images" / "s0.nii.gz"))
     volume = slicer.util.addVolumeFromArray(sitk.GetArrayFromImage(image), ijkToRAS=np.diag([-2, -2, 2, 1.0]))
     user.ui.inputSelector.setCurrentNode(volume)
     user.ui.segmentButton.click()
-    user.wait_until(lambda: user.panel.run is None, 120)
+    user.wait_until(lambda: user.panel.segment.run is None, 120)
     assert user.errors == []
     node = user.choices.outputSegmentation
     names = [node.GetSegmentation().GetNthSegment(i).GetName() for i in range(3)]
@@ -188,11 +188,11 @@ def test_a_run_is_found_again_after_slicer_was_closed_and_shown_live(user, folde
     slicer.mrmlScene.Clear(True)
     load_module(Path(__file__).parents[2] / "GaborSeg" / "GaborSeg.py")
     slicer.util.selectModule("GaborSeg")
-    user.panel.stop_check()
+    user.panel.environment.stop_check()
     widget = slicer.modules.GaborSegWidget
     panel, ui = widget.panel, widget.ui
     panel.show_error = user.errors.append
-    panel.stop_check()
+    panel.environment.stop_check()
     assert ui.trainingLabel.text.startswith("Old run: Epoch 5 of 10, step 1 of 4.")
     assert ui.trainingBar.value == round(1000 * 4.25 / 10)
     ui.chartButton.click()
@@ -290,7 +290,7 @@ def test_a_second_run_in_a_folder_is_refused(user, folder, process, data_set):
     with pytest.raises(PanelError, match="process 1 on other-computer, since today.*delete .*run.lock"):
         training.start(folder, sys.executable, [str(data_set)])
     lock(folder, dead_pid())
-    assert training.TrainingRun(folder).owner() is None
+    assert training.TrainingRun(folder).owner is None
 
 
 def test_start_never_writes_into_a_folder_that_holds_a_run(user, folder, data_set, monkeypatch):
@@ -306,7 +306,7 @@ def test_start_never_writes_into_a_folder_that_holds_a_run(user, folder, data_se
 
     monkeypatch.setattr(training, "start", start)
     user.choose(data_set)
-    user.training.stop_look()
+    user.panel.data.stop_check_data()
     user.start()
     assert started == [Path.home() / "GaborSeg" / "runs" / "made data mixed 1"]
     assert user.choices.trainingFolder == str(started[0])
@@ -348,8 +348,8 @@ def test_all_problems_of_the_data_are_shown(user, data_set, wait_until):
     image = sitk.ReadImage(str(data_set / "labels" / "s0.nii.gz"))
     image[3, 3, 3] = 77
     sitk.WriteImage(image, str(data_set / "labels" / "s0.nii.gz"))
-    user.training.choose_data(data_set)
-    wait_until(lambda: user.training._look is None, 60)
+    user.panel.data.choose_data(data_set)
+    wait_until(lambda: not user.panel.data.is_checking, 60)
     assert "4 scans of 4 subjects, 3 structures" in user.ui.dataLabel.text
     assert "3 problems to solve" in user.ui.dataLabel.text
     lines = user.ui.dataProblems.plainText
@@ -358,14 +358,14 @@ def test_all_problems_of_the_data_are_shown(user, data_set, wait_until):
     user.ui.validationEdit.text = "nobody"
     user.ui.validationEdit.editingFinished.emit()
     assert user.ui.dataLabel.isHidden()  # that was about another choice
-    user.ui.lookButton.click()
-    wait_until(lambda: user.training._look is None, 60)
+    user.ui.checkDataButton.click()
+    wait_until(lambda: not user.panel.data.is_checking, 60)
     assert "no scan or subject is named nobody" in user.ui.dataProblems.plainText
 
 
 def test_what_is_no_data_set(user, tmp_path, wait_until):
-    user.training.choose_data(tmp_path)
-    wait_until(lambda: user.training._look is None, 60)
+    user.panel.data.choose_data(tmp_path)
+    wait_until(lambda: not user.panel.data.is_checking, 60)
     assert "holds no data set that is known here" in user.ui.dataLabel.text
 
 
@@ -373,25 +373,25 @@ def have_gpus(user, count):
     cpu = {"id": "cpu", "name": "CPU", "total_mib": None, "free_mib": None}
     gpus = [{"id": f"cuda:{n}", "name": "Fast", "total_mib": 8192, "free_mib": 6144} for n in range(count)]
     found = {"python": "3", "executable": "p", "versions": {}, "missing": [], "devices": [cpu, *gpus]}
-    user.panel._have_environment(found)
+    user.panel.environment.take(found)
 
 
 def test_two_checked_gpus_are_two_gpus(user, data_set):
-    from GaborSegPanel import recipes
+    from GaborSegPanel.arguments import train_arguments
 
     have_gpus(user, 2)
-    user.training.choose_data(data_set)
-    user.training.stop_look()
+    user.panel.data.choose_data(data_set)
+    user.panel.data.stop_check_data()
     items = [user.ui.deviceList.item(row) for row in range(user.ui.deviceList.count)]
     assert [item.checkState() == qt.Qt.Checked for item in items] == [True, False]  # auto: the first
     assert not user.ui.processesBox.enabled
     items[1].setCheckState(qt.Qt.Checked)
-    arguments = recipes.train_arguments(user.choices, user.training._devices())
+    arguments = train_arguments(user.choices, user.panel.environment.devices)
     assert arguments[arguments.index("--gpus") + 1] == "0,1" and "--processes" not in arguments
     for row in range(2):
         user.ui.deviceList.item(row).setCheckState(qt.Qt.Unchecked)
     user.ui.processesBox.value = 2
-    arguments = recipes.train_arguments(user.choices, user.training._devices())
+    arguments = train_arguments(user.choices, user.panel.environment.devices)
     assert arguments[arguments.index("--processes") + 1] == "2" and "--gpus" not in arguments
 
 
@@ -404,16 +404,54 @@ def test_suggestions_follow_devices_and_weights_unless_chosen_by_hand(user):
     assert not ui.suggestButton.isHidden()
     ui.suggestButton.click()
     assert (choices.trainingCubes, choices.trainingEpochs, choices.trainingOptions) == (0, 300, "")
-    user.training.choose_init("bundled")
+    user.panel.recipe.choose_init("bundled")
     assert (choices.trainingEpochs, choices.trainingRate) == (20, 3e-4)
     ui.epochsBox.value = 21
-    user.training.choose_init("")
+    user.panel.recipe.choose_init("")
     assert choices.trainingEpochs == 21 and not ui.suggestButton.isHidden()
+
+
+def test_spin_boxes_are_bound_within_their_ranges(user):
+    ui = user.ui
+    for box, name, least, most in (
+        (ui.shareBox, "trainingShare", 0, 50),
+        (ui.epochsBox, "trainingEpochs", 1, 10000),
+        (ui.processesBox, "trainingProcesses", 1, 64),
+    ):
+        box.value = most + 1
+        assert (box.value, getattr(user.choices, name)) == (most, most)
+        box.value = least - 1
+        assert (box.value, getattr(user.choices, name)) == (least, least)
+        setattr(user.choices, name, 17)
+        assert box.value == 17
+    node = user.choices.parameterNode
+    user.panel.set_parameter_node(None)
+    ui.epochsBox.value = 5  # nobody's choice any more
+    assert node.GetParameter("trainingEpochs") == "17"
+    user.panel.set_parameter_node(node)
+    assert (ui.epochsBox.value, user.choices.trainingEpochs) == (17, 17)
+
+
+def test_the_suggested_values(user):
+    """Rate, epochs, cubes and more options, out of the recipes in Resources."""
+    from GaborSegPanel import protocol, recipes, widgets
+    from GaborSegPanel.sections.training_recipe import LOSSES
+
+    assert {key: tuple(recipes.suggestion(*key).values()) for key in recipes.RECIPES} == {
+        (True, False): (1e-3, 300, 0, ""),
+        (True, True): (3e-4, 20, 0, "--decay 1"),
+        (False, False): (1e-3, 60, 64, "--augmentation strong --dropout 0 --decay 0.4 --validate-every 10"),
+        (False, True): (3e-4, 20, 96, "--augmentation strong --dropout 0 --decay 1 --validate-every 5"),
+    }
+    assert recipes.follows_a_suggestion(user.choices)  # as they are at the first start
+    assert list(widgets.VARIANT_NAMES) == ["mixed", "gabor", "conventional"]
+    assert set(widgets.VARIANT_NAMES) == set(protocol.VARIANTS)
+    assert {value for text, value in LOSSES} <= set(protocol.LOSSES)
 
 
 def test_choices_are_saved_with_the_scene(user, data_set, tmp_path):
     user.choose(data_set, epochs=7, options="--seed 4", processes=2)
-    user.training.stop_look()
+    user.panel.data.stop_check_data()
     user.ui.rateEdit.text = "3e-4"
     user.ui.rateEdit.editingFinished.emit()
     user.ui.lossBox.currentIndex = user.ui.lossBox.findData("dice")
@@ -433,8 +471,8 @@ def test_choices_are_saved_with_the_scene(user, data_set, tmp_path):
 def test_mistakes_are_said_before_anything_is_started(user, data_set, tmp_path):
     user.start()
     assert "No training data are chosen" in user.errors.pop()
-    user.training.choose_data(data_set)
-    user.training.stop_look()
+    user.panel.data.choose_data(data_set)
+    user.panel.data.stop_check_data()
     user.ui.rateEdit.text = "fast"
     user.ui.rateEdit.editingFinished.emit()
     assert "fast: is no learning rate" in user.errors.pop() and user.ui.rateEdit.text == "0.001"
@@ -450,7 +488,7 @@ def test_mistakes_are_said_before_anything_is_started(user, data_set, tmp_path):
 
 def test_a_python_that_cannot_train_is_said(user, data_set, tmp_path):
     user.choose(data_set)
-    user.training.stop_look()
+    user.panel.data.stop_check_data()
     user.choices.interpreter = str(tmp_path / "none")
     user.start()
     assert len(user.errors) == 1 and "there is no such Python" in user.errors[0]

@@ -1,0 +1,63 @@
+"""Results: the structures, their volumes, and how they were made."""
+
+import csv
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .. import PanelError, results
+from ..widgets import fill_table
+from . import Section
+
+
+class ResultsSection(Section):
+    """Shows the chosen segmentation, if it is a result of this program."""
+
+    def __init__(self, panel):
+        super().__init__(panel)
+        self.ui.resultsButton.visible = False
+        self.when(self.ui.copyButton, "clicked(bool)", self.copy)
+        self.when(self.ui.saveButton, "clicked(bool)", self.save)
+
+    def show(self):
+        ui, segmentation = self.ui, self.choices.outputSegmentation
+        table = results.volumes_table(segmentation)
+        ui.resultsButton.visible = table is not None
+        shown = segmentation if table is not None else None
+        ui.segmentsTable.setSegmentationNode(shown)
+        ui.show3DButton.setSegmentationNode(shown)
+        rows = results.volume_rows(table) if table is not None else []
+        fill_table(ui.volumesTable, [_("Structure"), _("Volume (mL)"), _("% of all"), _("Quality")], rows)
+        ui.volumesTable.resizeColumnsToContents()
+        ui.provenanceLabel.text = _provenance_line(results.provenance(segmentation)) if rows else ""
+
+    def copy(self):
+        """Put the volumes on the clipboard, for a spreadsheet."""
+        slicer.app.clipboard().setText("\n".join("\t".join(row) for row in self._rows()))
+
+    def save(self):
+        """Save the volumes where the user says."""
+        table = results.volumes_table(self.choices.outputSegmentation)
+        path = qt.QFileDialog.getSaveFileName(
+            self.ui.saveButton, _("Save the volumes"), f"{table.GetName()}.csv", _("Table (*.csv)")
+        )
+        if not path:
+            return
+        try:
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self._rows())
+        except OSError as error:
+            raise PanelError(
+                _("{path}: cannot be written ({reason}); choose another folder.").format(
+                    path=path, reason=error.strerror
+                )
+            ) from error
+
+    def _rows(self):
+        return [results.COLUMNS, *results.volume_rows(results.volumes_table(self.choices.outputSegmentation))]
+
+
+def _provenance_line(facts):
+    text = _("{weights} ({variant} kernels, hash {hash}), GaborSeg {gaborseg}, torch {torch}, {seconds} s on {device}.")
+    return text.format(hash=facts["weights_sha256"][:8], **facts) + " " + _("For research, not for diagnosis.")
