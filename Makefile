@@ -6,7 +6,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c con
 .PHONY: demo test lint bench weights screenshots clean
 
 demo: .venv/.demo
-	.venv/bin/python -m GaborSegLib.cli.demo --output demo $(if $(SCAN),"$(SCAN)")
+	.venv/bin/python -m GaborSegLib demo --output demo $(if $(SCAN),"$(SCAN)")
 
 test: .venv/.test
 	.venv/bin/python -m pytest

@@ -24,6 +24,7 @@ PROGRESS, EPOCH, WARNING, RESULT, ERROR = "progress", "epoch", "warning", "resul
 VARIANTS = ("conventional", "gabor", "mixed")
 LOSSES = ("pcc", "dice", "cross-entropy", "pcc+cross-entropy")
 AUGMENTATIONS = ("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "none")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # The files of a training run's folder. The optimiser's state has its SHA-256 in its name.
 BEST, METRICS, CURVES = "best.safetensors", "metrics.csv", "curves.png"

@@ -60,15 +60,14 @@ def profile_table(start, scans, seconds):
     Args:
         start: `Timer` of what is done once.
         scans: list of `Timer`, one for each scan; what they have in common is added up.
-        seconds: from start to end. Stages that overlapped take more together, and the table says how much.
+        seconds: from start to end; what no stage has of them is the rest.
     """
     timer = Timer()
     for part in (start, *scans):
         for stage, spent in part.seconds.items():
             timer.add(stage, spent, part.peak_mib[stage])
     rows = [(stage, spent, timer.peak_mib[stage]) for stage, spent in timer.seconds.items()]
-    rest = seconds - timer.total
-    rows.append(("Rest" if rest >= 0 else "Done at the same time", rest, None))
+    rows.append(("Rest", seconds - timer.total, None))
     width = max(len(stage) for stage, *_ in rows)
     head = f"{'Stage':<{width}}  {'Seconds':>8}  {'Share':>6}  {'Peak so far, MiB':>16}"
 

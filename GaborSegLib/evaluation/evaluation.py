@@ -28,7 +28,7 @@ def evaluate(segmenter, cases, table, report=silent):
         report({"event": "progress", "stage": "Evaluating", "done": done, "total": len(cases)})
         image, truth = read_case(case, table)
         grid = Grid(image.array.shape, image.affine, segmenter.card["grid_size"])
-        predicted = segmenter.scores(grid.image_to_cube(image.array)).argmax(dim=0).byte().numpy()
+        predicted = segmenter.predict(grid.image_to_cube(image.array)).argmax(dim=0).byte().numpy()
         predicted = merge_labels(predicted, table.counts_as)
         expected = grid.labels_to_cube(truth, segmenter.card["classes"]).numpy()
         on_cube += score_scan(case.id, predicted, expected, segmenter.structures, [grid.spacing] * 3)

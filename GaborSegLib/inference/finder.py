@@ -1,4 +1,4 @@
-"""Where the brain is in a scan: a very small network looks at the whole field of view, and another at what that found.
+"""Where the brain is in a scan: a very small network finds it in the whole field of view, another its outline.
 
 The networks for the structures are trained on brain-extracted scans, as the paper's are. With what is not near the
 brain taken away, and the brain as large in the cube as it was in training, a scan with its skull, its neck or a wide
@@ -17,14 +17,14 @@ from ..model.weights import load_weights, read_card
 from ..scans.grid import Grid, normalise
 from ..structures import resource_path
 
-# The networks of the two looks.
+# The network for the whole field of view, and the one for the outline from close by.
 WEIGHTS = ("Weights/brain.safetensors", "Weights/outline.safetensors")
 # In the training scans, which are cropped to the brain, the brain takes this share of the cube's edge.
 BRAIN_SHARE = 0.87
 # If it takes less than this in the cube over the whole scan, a closer one is laid over it.
 SMALLEST_BRAIN_SHARE = 0.8
-# The close look finds the outline anew, with this much more around what the first found, as a share of its edges, and
-# only this far from it, mm: where one of the two runs out into muscles or skin, the other hardly ever does.
+# The second network finds the outline anew, with this much more around what the first found, as a share of its edges,
+# and only this far from it, mm: where one of the two runs out into muscles or skin, the other hardly ever does.
 MARGIN, REACH = 0.15, 6.0
 # What is thinner than twice this, mm, is no brain: muscles and skin that a mask runs out into.
 THINNEST = 6.0
@@ -58,7 +58,7 @@ class Brain:
     is_extracted: bool = False
 
     @property
-    def is_believable(self):
+    def is_plausible(self):
         """False if a whole brain would have been in the field of view, and only a part was found."""
         field = min(self.grid.turned_shape * self.grid.turned_spacing)
         return field < BRAIN_HEIGHT or float(self.mask.sum()) * self.grid.spacing**3 / 1000 >= SMALLEST_FOUND
@@ -95,19 +95,20 @@ def find_brain(array, affine, device="cpu"):
     first = _network(WEIGHTS[0], str(device))
     grid = Grid(array.shape, affine, first.card["grid_size"])
     cube = normalise(grid.image_to_cube(array))
-    brain = _extracted(cube, grid) or _look(first, cube, grid)
+    brain = _extracted(cube, grid) or _predict_brain(first, cube, grid)
     if brain is None or brain.is_extracted:
         return brain
     close = _network(WEIGHTS[1], str(device))
     margin = MARGIN * (brain.high - brain.low)
     closer = Grid(grid.shape, affine, close.card["grid_size"], tuple(brain.low - margin), tuple(brain.high + margin))
     near = torch.from_numpy(_grown(brain.mask.numpy(), REACH / grid.spacing)).float()
-    brain = _look(close, normalise(closer.image_to_cube(array)), closer, closer.cube_from(near, grid).numpy() > 0.5)
-    return brain if brain is not None and brain.is_believable else None
+    near = closer.cube_from(near, grid).numpy() > 0.5
+    brain = _predict_brain(close, normalise(closer.image_to_cube(array)), closer, near)
+    return brain if brain is not None and brain.is_plausible else None
 
 
 @torch.inference_mode()
-def _look(opened, cube, grid, near=True):
+def _predict_brain(opened, cube, grid, near=True):
     """The `Brain` that a network finds in a cube of the scan, within `near` (bool, as the cube); None for none."""
     device = next(opened.network.parameters()).device
     background = cube_scores(opened.network, cube.to(device), opened.card["field"])[0].cpu().numpy()

@@ -1,6 +1,6 @@
 """A scan in, its structures out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ from ..events import silent
 from ..model.gabor import bake_kernels
 from ..model.network import cube_scores
 from ..model.weights import bundled_weights, load_weights
+from ..protocol import PROGRESS, VARIANTS, WARNING
 from ..scans.checking import check_image
 from ..scans.grid import Grid, normalise
-from ..scans.image import Image
 from ..scans.reading import read_image
 from ..scans.writing import write_label_map
 from ..structures import named_structures, paper_structures
@@ -73,17 +73,23 @@ NO_BRAIN = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A scan on its way from `Segmenter.prepare` to `Segmenter.finish`: `Image`, its `Grid`, cube (D, H, W) or, once
-    the network has seen it, scores (C, D, H, W), what takes its events, and its `Timer`."""
+def read_scan(path, report=silent, timer=None):
+    """Read a scan as the first step of `Segmenter.segment`, which does it by itself where it is given a path.
 
-    image: Image
-    grid: Grid
-    cube: torch.Tensor | None
-    scores: torch.Tensor | None
-    report: object
-    timer: Timer
+    Args:
+        path: of a file or DICOM folder.
+        report: takes events.
+        timer: a `Timer` that gets the stage.
+
+    Returns:
+        `Image`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    _report_step(report, "Reading", 0)
+    with (timer or Timer())("Reading"):
+        return read_image(path)
 
 
 class Segmenter:
@@ -118,12 +124,13 @@ class Segmenter:
         self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
         self.network = bake_kernels(opened.network).to(self.device)
 
-    def segment(self, image, report=silent):
+    def segment(self, image, report=silent, timer=None):
         """Segment a scan.
 
         Args:
             image: an `Image`, or the path of a file or DICOM folder.
             report: takes events.
+            timer: a `Timer` of this scan that gets the stages.
 
         Returns:
             `Segmentation`.
@@ -131,53 +138,48 @@ class Segmenter:
         Raises:
             ImageError: the scan cannot be read or segmented.
         """
-        return self.finish(self.look(self.prepare(image, report)))
-
-    def prepare(self, image, report=silent):
-        """The first third of `segment`: the scan on the network's cube, a `Task`."""
-        timer = Timer()
+        timer = timer or Timer()
         if not hasattr(image, "affine"):
-            report({"event": "progress", "stage": "Reading", "done": 0, "total": 4})
-            with timer("Reading"):
-                image = read_image(image)
+            image = read_scan(image, report, timer)
         with timer("Checking"):
             for message in check_image(image):
-                report({"event": "warning", "message": message})
-        report({"event": "progress", "stage": "Segmenting", "done": 1, "total": 4})
-        grid, brain = Grid(image.array.shape, image.affine, self.card["grid_size"]), None
-        if self.card.get("find_brain"):
-            with timer("Finding the brain"):
-                brain = find_brain(image.array, image.affine, self.device)
-            if brain is None:
-                report({"event": "warning", "message": f"{image.name}: {NO_BRAIN}"})
-        with timer("Resampling to the cube"):
-            if brain is not None:
-                grid = brain.grid_for(grid.size)
-            cube = grid.image_to_cube(image.array)
-            if brain is not None:
-                cube = brain.extract(cube, grid)
-        return Task(image, grid, cube, None, report, timer)
-
-    def look(self, task):
-        """The second third of `segment`: the network's scores on the cube, a `Task`."""
-        with task.timer("Network"):
-            scores = self.scores(task.cube, task.report)
-        return replace(task, cube=None, scores=scores)
-
-    def finish(self, task):
-        """The last third of `segment`: the structures on the scan's own grid, a `Segmentation`."""
-        image, grid, scores, timer = task.image, task.grid, task.scores, task.timer
+                report({"event": WARNING, "message": message})
+        _report_step(report, "Segmenting", 1)
+        cube, grid = self._network_input(image, report, timer)
+        with timer("Network"):
+            scores = self.predict(cube, report)
         if self.covers_brain:
             with timer("Cleaning up"):
-                scores = clean(scores)
-        task.report({"event": "progress", "stage": "Bringing the result to the scan's grid", "done": 3, "total": 4})
+                scores = keep_largest_component(scores)
+        _report_step(report, "Bringing the result to the scan's grid", 3)
         with timer("Scores to the scan's grid"):
             labels = grid.scores_to_labels(scores)
         with timer("Quality and volumes"):
             quality = structure_quality(scores, self.structures)
             volumes = structure_volumes(labels, image.affine, self.structures)
-        task.report({"event": "progress", "stage": "Done", "done": 4, "total": 4})
-        provenance = {
+        _report_step(report, "Done", 4)
+        if self.covers_brain:
+            for message in _doubts(sum(volumes.values())):
+                report({"event": WARNING, "message": f"{image.name}: {message}"})
+        provenance = self._provenance(image, grid, timer)
+        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance)
+
+    def _network_input(self, image, report, timer):
+        """The network's cube (D, H, W) of the scan, by the card only what is near the brain; the cube's `Grid`."""
+        brain, grid = None, Grid(image.array.shape, image.affine, self.card["grid_size"])
+        if self.card.get("find_brain"):
+            with timer("Finding the brain"):
+                brain = find_brain(image.array, image.affine, self.device)
+            if brain is None:
+                report({"event": WARNING, "message": f"{image.name}: {NO_BRAIN}"})
+        with timer("Resampling to the cube"):
+            if brain is None:
+                return grid.image_to_cube(image.array), grid
+            grid = brain.grid_for(grid.size)
+            return brain.extract(grid.image_to_cube(image.array), grid), grid
+
+    def _provenance(self, image, grid, timer):
+        return {
             "scan": str(image.path or ""),
             "weights": self.path.name,
             "weights_sha256": self.card["sha256"],
@@ -189,28 +191,35 @@ class Segmenter:
             "cube_spacing_mm": round(grid.spacing, 4),
             "seconds": round(timer.total, 2),
         }
-        if self.covers_brain:
-            for message in _doubts(sum(volumes.values())):
-                task.report({"event": "warning", "message": f"{image.name}: {message}"})
-        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance)
 
     @torch.inference_mode()
-    def scores(self, cube, report=silent):
-        """Class scores (C, D, H, W) of a cube (D, H, W) of the scan's own intensities, axes z, y, x."""
+    def predict(self, cube, report=silent):
+        """Class scores of a cube.
+
+        Args:
+            cube: tensor (D, H, W), axes z, y, x, of the scan's own intensities.
+            report: takes events.
+
+        Returns:
+            Tensor (C, D, H, W) on the CPU, sums to 1 over the classes; class 0 is background.
+
+        Raises:
+            GaborSegError: the memory of the device that was asked for ran out.
+        """
         cube = normalise(cube)
         try:
-            return self._scores(cube)
+            return self._predict(cube)
         except torch.OutOfMemoryError as error:
             if not self.falls_back:
                 raise GaborSegError(
                     f"{self.device}: out of memory for a cube of {cube.shape[-1]}^3; choose the device cpu"
                 ) from error
-        report({"event": "warning", "message": f"{self.device} is out of memory; going on with the CPU"})
+        report({"event": WARNING, "message": f"{self.device} is out of memory; going on with the CPU"})
         self.device = torch.device("cpu")
         self.network.to(self.device)
-        return self._scores(cube)
+        return self._predict(cube)
 
-    def _scores(self, cube):
+    def _predict(self, cube):
         cube = cube.to(self.device)
         scores = cube_scores(self.network, cube, self.card["field"]).cpu()
         if self.mirror:
@@ -225,7 +234,7 @@ def weights_path(weights):
     bundled = bundled_weights()
     if str(weights) in bundled:
         return bundled[str(weights)]
-    if str(weights) in ("conventional", "gabor", "mixed"):
+    if str(weights) in VARIANTS:
         raise WeightsError(f"{weights}: no weights of this variant are bundled; give the path of a .safetensors file")
     return Path(weights)
 
@@ -243,6 +252,10 @@ def choose_device(name):
     return device
 
 
+def _report_step(report, stage, done):
+    report({"event": PROGRESS, "stage": stage, "done": done, "total": 4})
+
+
 def _doubts(total):
     """Yield what is unlikely about a brain of so many mL."""
     if total > LARGEST_BRAIN:
@@ -252,7 +265,7 @@ def _doubts(total):
 
 
 @torch.inference_mode()
-def clean(scores):
+def keep_largest_component(scores):
     """Scores (C, D, H, W) of a whole brain, which is one piece: what else was found is background; changed in place."""
     found = scores.max(dim=0).indices > 0  # argmax takes four times as long
     stray = found & ~torch.from_numpy(largest_component(found.numpy()))

@@ -121,7 +121,7 @@ def dice_table(held_out, split):
 def dice_on_cube(network, scan):
     """Dice of each structure in the paper's protocol: on a cube of its size over the whole scan, looked at once."""
     grid = Grid(scan.image.array.shape, scan.image.affine, CUBE)
-    predicted = network.segmenter.scores(grid.image_to_cube(scan.image.array)).argmax(dim=0)
+    predicted = network.segmenter.predict(grid.image_to_cube(scan.image.array)).argmax(dim=0)
     expected = grid.labels_to_cube(scan.truth, network.card["classes"])
     return network.dice(predicted.byte().numpy(), expected.numpy())
 

@@ -1,23 +1,31 @@
 """The command line as a person or a program meets it: exit status, what is printed, what is written."""
 
 import ctypes
+import gc
 import json
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from made import made_scan
 
 from GaborSegLib import cli
+from GaborSegLib.cli.demo import icbm152
+from GaborSegLib.cli.main import build_parser
 from GaborSegLib.data.augmentation import AUGMENTATIONS
-from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.errors import GaborSegError, OutputError
+from GaborSegLib.inference import segmenter as segmenter_module
+from GaborSegLib.inference.segmenter import Segmentation, Segmenter
 from GaborSegLib.model.weights import load_weights, save_weights
-from GaborSegLib.scans.reading import scans_in
+from GaborSegLib.scans.reading import read_image, scans_in
 
 
 @pytest.fixture
@@ -155,20 +163,114 @@ def test_events_of_many_scans_come_in_order_and_name_their_scan(folder, tiny_wei
 
 
 def test_ctrl_c_among_many_scans_leaves_whole_files_only(folder, tiny_weights, tmp_path, capsys, monkeypatch):
-    look, seen = Segmenter.look, []
+    predict, seen = Segmenter.predict, []
 
-    def interrupted(self, task):
-        seen.append(task.image.path)
+    def interrupted(self, cube, report):
+        seen.append(cube)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return look(self, task)
+        return predict(self, cube, report)
 
-    monkeypatch.setattr(Segmenter, "look", interrupted)
+    monkeypatch.setattr(Segmenter, "predict", interrupted)
     status, _, error = run(capsys, "segment", folder, "-o", tmp_path / "out", "--weights", tiny_weights)
     assert (status, error.splitlines()[-1]) == (130, "gaborseg: cancelled")
     files = sorted((tmp_path / "out").iterdir())
     assert [file.name for file in files] == ["s0_labels.nii.gz", "s1_labels.nii.gz"]
     assert all(nibabel.load(file).get_fdata().shape == (36, 40, 32) for file in files)
+
+
+def test_errors_of_every_step_cost_their_scan_alone(tiny_weights, tmp_path, capsys, monkeypatch):
+    """Of seven scans one cannot be read, the network fails on one, and the files of one cannot be written."""
+    folder, out = tmp_path / "cohort", tmp_path / "out"
+    folder.mkdir()
+    for seed in range(7):
+        image = nibabel.Nifti1Image(made_scan(seed)[0], np.diag([-2.0, 2.0, 2.0, 1.0]))
+        nibabel.save(image, folder / f"s{seed}.nii.gz")
+    (folder / "s1.nii.gz").write_bytes((folder / "s1.nii.gz").read_bytes()[:-200])
+    predict, save, predicted = Segmenter.predict, Segmentation.save, []
+
+    def failing_predict(self, cube, report):
+        predicted.append(cube)
+        if len(predicted) == 3:  # of 0, 2 and 3
+            raise GaborSegError("scan 3")
+        return predict(self, cube, report)
+
+    def failing_save(self, path):
+        if path.name.startswith("s6"):
+            raise OutputError("scan 6")
+        save(self, path)
+
+    monkeypatch.setattr(Segmenter, "predict", failing_predict)
+    monkeypatch.setattr(Segmentation, "save", failing_save)
+    status, text, _ = run(capsys, "segment", folder, "-o", out, "--weights", tiny_weights, "--json")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert status == 2
+    told = [
+        event.get("message") or Path(event["provenance"]["scan"]).name
+        for event in events
+        if "files" in event or event["event"] == "error"
+    ]
+    assert str(folder / "s1.nii.gz") in told.pop(1)
+    assert told == ["s0.nii.gz", "s2.nii.gz", "scan 3", "s4.nii.gz", "s5.nii.gz", "scan 6"]
+    assert sorted(file.name for file in out.iterdir()) == [f"s{seed}_labels.nii.gz" for seed in (0, 2, 4, 5)]
+
+
+def test_one_scan_is_in_memory_at_a_time_and_written_before_the_next_is_read(
+    folder, tiny_weights, tmp_path, capsys, monkeypatch
+):
+    bad_scan("constant", folder, None)  # read, and then refused: it is not kept either
+    alive, out, found = weakref.WeakSet(), tmp_path / "out", []
+
+    def read(path):
+        gc.collect()
+        found.append((len(alive), sorted(file.name for file in out.iterdir()) if out.exists() else []))
+        image = read_image(path)
+        alive.add(image)
+        return image
+
+    monkeypatch.setattr(segmenter_module, "read_image", read)
+    assert run(capsys, "segment", folder, "-o", out, "--weights", tiny_weights)[0] == 2
+    names = [f"s{seed}_labels.nii.gz" for seed in range(3)]
+    assert found == [(0, []), (0, []), (0, names[:1]), (0, names[:2])]
+
+
+@pytest.mark.parametrize("kind, status", [(KeyboardInterrupt, 130), (ZeroDivisionError, 1)])
+def test_what_is_no_error_of_a_scan_ends_all_of_them(kind, status, tiny_weights, tmp_path, capsys, monkeypatch):
+    folder, out = tmp_path / "cohort", tmp_path / "out"
+    folder.mkdir()
+    for seed in range(5):
+        nibabel.save(nibabel.Nifti1Image(made_scan(seed)[0], np.eye(4)), folder / f"s{seed}.nii.gz")
+    predict, read = Segmenter.predict, []
+
+    def failing(self, cube, report):
+        if len(read) == 3:
+            raise kind
+        return predict(self, cube, report)
+
+    monkeypatch.setattr(Segmenter, "predict", failing)
+    monkeypatch.setattr(segmenter_module, "read_image", lambda path: read.append(path.name) or read_image(path))
+    before = threading.active_count()
+    found, _, error = run(capsys, "segment", folder, "-o", out, "--weights", tiny_weights)
+    assert found == status and error.splitlines()[-1].startswith("gaborseg: ")
+    assert read == ["s0.nii.gz", "s1.nii.gz", "s2.nii.gz"]
+    assert sorted(file.name for file in out.iterdir()) == ["s0_labels.nii.gz", "s1_labels.nii.gz"]
+    assert threading.active_count() == before
+
+
+def test_many_scans_have_the_threads_that_one_has(folder, tiny_weights, tmp_path, capsys, monkeypatch):
+    predict, seen, before = Segmenter.predict, [], torch.get_num_threads()
+
+    def counting(self, cube, report):
+        seen.append(torch.get_num_threads())
+        return predict(self, cube, report)
+
+    monkeypatch.setattr(Segmenter, "predict", counting)
+    torch.set_num_threads(2)
+    try:
+        assert run(capsys, "segment", folder, "-o", tmp_path, "--weights", tiny_weights)[0] == 0
+        assert seen == [2, 2, 2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_profile_is_a_table_that_adds_up(scan, tiny_weights, tmp_path, capsys):
@@ -306,6 +408,34 @@ def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
     assert "SimpleITK" in imported(["segment", scan, "-o", tmp_path / "l.nii.gz", "--weights", tiny_weights])
 
 
+def test_the_demo_writes_everything_of_a_scan(scan, tiny_weights, tmp_path, capsys):
+    pytest.importorskip("vtk")
+    out = tmp_path / "demo"
+    status, text, _ = run(capsys, "demo", scan, "--output", out, "--weights", tiny_weights)
+    names = ["labels.nii.gz", "labels.seg.nrrd", "volumes.csv", "overview.png"]
+    assert status == 0 and {file.name for file in out.iterdir()} == set(names)
+    assert "Hippocampus" in text and "s to segment" in text
+    assert text.splitlines()[-4:] == [f"wrote {out / name}" for name in names]
+    status, text, _ = run(capsys, "demo", scan, "--output", out, "--weights", tiny_weights, "--json")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert status == 0 and events[-1]["event"] == "result"
+    assert events[-1]["files"]["overview"] == str(out / "overview.png")
+    labels = nibabel.load(out / "labels.nii.gz").dataobj
+    assert run(capsys, "segment", scan, "-o", tmp_path / "l.nii", "--weights", tiny_weights)[0] == 0
+    assert np.array_equal(labels, nibabel.load(tmp_path / "l.nii").dataobj)
+
+
+def test_the_demo_says_what_to_do_without_nilearn(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
+    status, text, error = run(capsys, "demo", "--output", tmp_path / "demo")
+    assert (status, text) == (2, "") and len(error.splitlines()) == 1
+    assert "pip install nilearn" in error and "gaborseg demo SCAN" in error
+    assert not (tmp_path / "demo").exists()
+    with pytest.raises(GaborSegError):
+        icbm152()
+
+
 def test_the_module_runs():
     process = subprocess.run([sys.executable, "-m", "GaborSegLib", "--version"], capture_output=True, text=True)
     assert process.returncode == 0 and process.stdout.startswith("gaborseg ")
@@ -330,4 +460,4 @@ def test_keeps_the_memory_that_it_freed():
 
 def test_every_augmentation_can_be_chosen():
     for name in AUGMENTATIONS:
-        assert cli._parser().parse_args(["train", "data", "-o", "run", "--augmentation", name]).augmentation == name
+        assert build_parser().parse_args(["train", "data", "-o", "run", "--augmentation", name]).augmentation == name

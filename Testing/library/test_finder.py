@@ -65,9 +65,9 @@ def test_a_part_of_a_brain_is_believed_only_where_no_more_was_in_view():
     part, _ = brain_in((200, 200, 200), (60, 60, 60), (139, 139, 139), size=100)
     whole, _ = brain_in((200, 200, 200), (40, 40, 50), (159, 149, 149), size=100)
     slab, _ = brain_in((200, 200, 80), (60, 60, 0), (139, 139, 79), size=100)
-    assert not part.is_believable
-    assert whole.is_believable
-    assert slab.is_believable
+    assert not part.is_plausible
+    assert whole.is_plausible
+    assert slab.is_plausible
 
 
 def test_between_cubes_agrees_with_simpleitk():

@@ -143,13 +143,13 @@ def bright_scan():
     return scan
 
 
-def finds_what_is_bright(segmenter, monkeypatch, looks):
+def finds_what_is_bright(segmenter, monkeypatch, cubes):
     def bright(cube, report):
-        looks.append(cube)
+        cubes.append(cube)
         found = (cube > 50).float()
         return torch.stack([1 - found, found] + [torch.zeros_like(found)] * 18)
 
-    monkeypatch.setattr(segmenter, "scores", bright)
+    monkeypatch.setattr(segmenter, "predict", bright)
 
 
 def test_the_cube_lies_over_the_brain_that_was_found(tiny_weights, tmp_path, monkeypatch):
@@ -167,9 +167,9 @@ def test_the_cube_lies_over_the_brain_that_was_found(tiny_weights, tmp_path, mon
         return Brain(low, high, grid, grid.image_to_cube(kept))
 
     monkeypatch.setattr(module, "find_brain", found)
-    finds_what_is_bright(segmenter, monkeypatch, looks := [])
+    finds_what_is_bright(segmenter, monkeypatch, cubes := [])
     result = segmenter.segment(Image(scan, np.diag([-1.0, 1.0, 1.0, 1.0])))
-    assert len(looks) == 1
+    assert len(cubes) == 1
     assert result.provenance["cube_spacing_mm"] == pytest.approx(36 / BRAIN_SHARE / 32, rel=0.01)
     truth = np.zeros(scan.shape, dtype=bool)
     truth[70:106, 20:50, 60:96] = True

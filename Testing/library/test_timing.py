@@ -52,4 +52,3 @@ def test_the_table_adds_up():
     assert table["Network"] == ["6.00", "75.0%", "310"]
     assert table["Rest"] == ["1.00", "12.5%"]
     assert table["Total"][:2] == ["8.00", "100.0%"]
-    assert rows(profile_table(start, [first, second], 5.0))["Done at the same time"] == ["-2.00", "-40.0%"]

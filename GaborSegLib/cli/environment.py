@@ -1,0 +1,23 @@
+"""What is there to compute with: `gaborseg environment`."""
+
+from ..protocol import DONE, RESULT
+
+
+def add_arguments(parser):
+    """It has none."""
+
+
+def run(options, report):
+    """Show what is installed and which devices there are."""
+    from ..environment import environment
+
+    found = environment()
+    if options.json:
+        report({"event": RESULT, **found})
+        return DONE
+    print(f"Python {found['python']}, {found['executable']}")
+    for name, version in found["versions"].items():
+        print(f"  {name:<12} {version or 'not installed'}")
+    for device in found["devices"]:
+        print(f"  {device['id']:<12} {device['name']}, {device['free_mib']} of {device['total_mib']} MiB free")
+    return DONE

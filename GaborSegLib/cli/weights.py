@@ -1,0 +1,44 @@
+"""Weight files: `gaborseg info` and `gaborseg export`."""
+
+import json
+
+from ..protocol import DONE, RESULT
+from .arguments import WEIGHTS
+
+
+def add_info_arguments(parser):
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
+
+
+def run_info(options, report):
+    """Show a weight file's card."""
+    from ..inference.segmenter import weights_path
+    from ..model.weights import read_card
+
+    card = read_card(weights_path(options.weights))
+    if options.json:
+        report({"event": RESULT, "card": card})
+    else:
+        print(json.dumps(card, indent=2, ensure_ascii=False))
+    return DONE
+
+
+def add_export_arguments(parser):
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
+    parser.add_argument("--output", "-o", required=True, metavar="FILE", help="the file (.onnx or .pt)")
+
+
+def run_export(options, report):
+    """Write a network as ONNX or TorchScript, for other runtimes."""
+    from ..files import check_output
+
+    check_output(options.output, (".onnx", ".pt"))  # before torch is imported
+    from ..inference.segmenter import weights_path
+    from ..model.export import export
+
+    export(weights_path(options.weights), options.output)
+    if options.json:
+        report({"event": RESULT, "file": str(options.output)})
+    else:
+        print(f"wrote {options.output}")
+    return DONE
