@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from recipe import SCANS, VALIDATION
-from scans import markdown
+from scans import SCANS, VALIDATION, markdown
 
 from GaborSegLib import cli
 from GaborSegLib.protocol import LOSSES

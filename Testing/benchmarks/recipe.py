@@ -1,5 +1,7 @@
 """How the bundled weight files are made: trained in stages, scored on the scans held out, and written with their cards.
 
+The stages stand in Resources/Recipes: mixed-cpu, conventional-cpu, gabor-cpu and gpu, finder and outline.
+
 Needs the labelled scans and head label maps of GABORSEG_DATA. A stage that was interrupted goes on where it was, and
 one that is done is passed over, so the same command finishes the work after anything.
 
@@ -21,7 +23,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from accuracy import BRAIN_STEM, UNSEEN_HEADS, put_in_head, read_head, stem_label
-from scans import DATA, Scans, markdown
+from scans import DATA, SCANS, VALIDATION, Scans, markdown
 
 from GaborSegLib import cli
 from GaborSegLib.data.dataset import read_case
@@ -33,79 +35,15 @@ from GaborSegLib.events import Terminal
 from GaborSegLib.files import replacing
 from GaborSegLib.inference import finder
 from GaborSegLib.inference.segmenter import Segmenter
-from GaborSegLib.model.network import VARIANTS
 from GaborSegLib.model.weights import bundled_weights, load_weights, read_card, save_weights
+from GaborSegLib.protocol import BEST, VARIANTS, read_recipe
 from GaborSegLib.structures import resource_path
 from GaborSegLib.training.options import Options
 
-SCANS = DATA / "oasis-neuromorphometrics"
-# Five scans of four people.
-VALIDATION = ("1002", "1019", "1039", "1036", "1122")
 DOCS = Path(__file__).parents[2] / "docs"
 FACTS = DOCS / "oasis-card.json"
-
-CUBES = "--patch 64 --augmentation strong --dropout 0 --epochs 60 --decay 0.4 --validate-every 10"
-LARGER_CUBES = "--patch 96 --augmentation strong --dropout 0 --epochs 3 --decay 1 --validate-every 3 --lr 3e-4 --seed 1"
-IN_HEADS = "--augmentation scanner --find-brain --dropout 0 --decay 1"
-WITH_ARTEFACTS = IN_HEADS.replace("scanner", "artefacts")
-BALANCED = IN_HEADS.replace("scanner", "balanced")
-CPU = {
-    "conventional": (
-        CUBES,
-        LARGER_CUBES,
-        f"{IN_HEADS} --patch 96 --epochs 16 --lr 5e-4 --validate-every 4 --seed 2",
-        f"{IN_HEADS} --patch 112 --epochs 10 --lr 5e-4 --validate-every 5 --seed 6",
-    ),
-    "mixed": (
-        CUBES,
-        LARGER_CUBES,
-        f"{IN_HEADS} --patch 96 --grid-size 144 --epochs 22 --lr 8e-4 --validate-every 11 --seed 3",
-        f"{IN_HEADS} --patch 112 --grid-size 144 --epochs 13 --lr 6e-4 --validate-every 7 --seed 5",
-        f"{WITH_ARTEFACTS} --patch 112 --grid-size 144 --epochs 16 --lr 6e-4 --validate-every 8 --seed 8",
-        # The bundled weights had six more epochs at the constant rate before, ended to change how heads are shown; all
-        # stages above were run before head and brain were interpolated together.
-        f"{BALANCED} --patch 112 --grid-size 144 --epochs 24 --lr 7e-4 --decay 0.6 --validate-every 12 --seed 14",
-        f"{BALANCED} --patch 112 --grid-size 144 --epochs 34 --lr 6e-4 --decay 0.6 --validate-every 10 --seed 15",
-        f"{BALANCED} --patch 112 --grid-size 160 --epochs 38 --lr 7e-4 --decay 0.6 --validate-every 10 --seed 16",
-    ),
-    # From the bundled mixed weights, to whose conventional kernels the Gabor kernels of the finest levels are fitted.
-    # (The bundled Gabor weights began with the mixed ones of stage 4.)
-    "gabor": (
-        f"{IN_HEADS} --patch 96 --grid-size 144 --epochs 5 --lr 3e-4 --validate-every 5 --seed 7",
-        f"{WITH_ARTEFACTS} --patch 112 --grid-size 144 --epochs 6 --lr 4e-4 --validate-every 6 --seed 9",
-    ),
-}
-# The finder: its look at the whole field of view, and the close one, which begins with the weights of the first and is
-# the mean of its two stages. The bundled first one was trained so, but with heads that were not interpolated together
-# with the brain, and with the whole brain as one label. The bundled outline's first stage was three, of 16 epochs on
-# 96^3 and twice 40 on cubes of 96^3 from 144^3, with brains of 0.37 to 0.88 of the scale; between it and the second
-# were 12 more epochs of that kind. In the five built heads the mixed network loses 0.009 Dice with the mean and 0.011
-# with the first stage alone; with the last alone 0.015 (reach 8, thinnest 5).
-TINY = "--base-channels 4 --dropout 0 --seed 1"
-FINDER = {
-    "brain": (f"{TINY} --augmentation field --grid-size 96 --epochs 20 --lr 2e-3 --decay 0.6 --validate-every 5",),
-    "outline": (
-        f"{TINY} --augmentation field --grid-size 144 --patch 96 --epochs 80 --lr 1e-3 --decay 0.6 --validate-every 20",
-        f"{TINY} --augmentation close --grid-size 144 --patch 96 --epochs 40 --lr 1e-3 --decay 0.7 --validate-every 20",
-    ),
-}
-START = {"gabor": "mixed", "outline": "brain"}
-# The stages (from 1) after each of which a variant goes on from the mean of that stage's weights and those of the stage
-# before. For the conventional kernels, of shares of 0, 0.3, 0.5, 0.7 and 1 of the last stage (all on the validation
-# scans, not mirrored) 0.3 and 0.5 did best, by 0.001. For the mixed ones the mean has 0.860 at 1 mm where the stage
-# with artefacts has 0.858; that stage alone loses less to artefacts. Three more mixed stages from there, of 12 to 14
-# epochs on 112^3 (artefacts; artefacts with more of the heads near the brain; with elastic deformations of up to 8
-# voxels, not kept in the code), ended below where they began, 0.860, 0.859 and 0.857 against 0.863 on the cube without
-# the mirror image; so did means with them (0.861 to 0.862). The next two stages, balanced, ended at 0.868 and 0.872;
-# what of them did that (mild images, normalised ones, more epochs) was not separated. The last one, on a finer cube,
-# has 0.870 at 1 mm but 0.867 on the paper's coarser cube, where the stage before has 0.867 and 0.871; their mean, on a
-# cube between both, has the better of each. On a cube of 176^3 a stage fell behind (0.851 on it after 20 epochs) and
-# was ended.
-AVERAGED = {"conventional": (3,), "mixed": (5, 8), "outline": (2,)}
-GPU = (
-    "--augmentation balanced --find-brain --grid-size 144 --epochs 300 --decay 0.3 --validate-every 5 --workers 8 "
-    "--precision tf32",
-)
+# Of the networks that find the brain in a scan.
+FINDER = {"brain": "finder", "outline": "outline"}
 
 
 def main():
@@ -131,32 +69,35 @@ def main():
 
 def train(name, gpu, folder, more):
     """Run all stages of a variant, or of the finder, each from the best weights of the one before; the last path."""
-    variant, data, stages = name, SCANS, GPU if gpu else CPU.get(name)
-    if name in FINDER:
-        variant, data, stages = "conventional", brains(folder / "brains"), FINDER[name]
-    weights = resource_path("Weights") / f"{START[name]}.safetensors" if name in START and stages != GPU else None
-    for number, stage in enumerate(stages, start=1):
-        before, weights = weights, run_stage(f"{name}-{number}", data, variant, stage, weights, folder, more)
-        if stages != GPU and number in AVERAGED.get(name, ()):
+    recipe = FINDER.get(name) or ("gpu" if gpu else f"{name}-cpu")
+    found = read_recipe(resource_path(f"Recipes/{recipe}.json"))
+    data = brains(folder / "brains") if name in FINDER else SCANS
+    more = more if name in FINDER else ["--variant", name, *more]
+    weights = resource_path(f"Weights/{found.start}.safetensors") if found.start else None
+    for number, stage in enumerate(found.stages, start=1):
+        before, output = weights, folder / f"{name}-{number}"
+        weights = run_stage(stage, ["--recipe", f"{recipe}:{number}", *more], data, weights, output)
+        if stage.averaged:
             weights = averaged(weights, before, folder / f"{name}-{number}-mean.safetensors")
     return weights
 
 
-def run_stage(name, data, variant, stage, weights, folder, more):
+def run_stage(stage, options, data, weights, output):
     """Train one stage from weights, or from nothing; returns the path of its best."""
-    heads = folder / "heads"
+    heads, cache = output.parent / "heads", output.parent / "cache"
     heads.mkdir(parents=True, exist_ok=True)
     for file in sorted((DATA / "head-label-maps").glob("*.nii.gz"))[:UNSEEN_HEADS]:
         if not (heads / file.name).exists():
             (heads / file.name).symlink_to(file.resolve())
-    command = ["train", str(data), "-o", str(folder / name), "--variant", variant, *stage.split(), *more, "--resume"]
-    command += ["--validation", ",".join(VALIDATION), "--cache", str(folder / "cache"), "--facts", str(FACTS)]
-    command += ["--heads", str(heads)] if {"--find-brain", "field", "close"} & set(command) else []
+    command = ["train", str(data), "-o", str(output), *options, "--resume"]
+    command += ["--validation", ",".join(VALIDATION), "--cache", str(cache), "--facts", str(FACTS)]
+    in_heads = {"--find-brain", "field", "close"} & {*stage.arguments, *options}
+    command += ["--heads", str(heads)] if in_heads else []
     command += ["--init", str(weights)] if weights else []
     status = cli.main(command)
     if status:
         sys.exit(status)
-    return folder / name / "best.safetensors"
+    return output / BEST
 
 
 def brains(folder):

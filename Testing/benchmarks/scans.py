@@ -19,6 +19,9 @@ from GaborSegLib.model.weights import bundled_weights
 from GaborSegLib.scans.grid import Grid
 
 DATA = Path(os.environ.get("GABORSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+SCANS = DATA / "oasis-neuromorphometrics"
+# Of these, what the bundled weights were not trained on: five scans of four people.
+VALIDATION = ("1002", "1019", "1039", "1036", "1122")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ def straight(image, truth):
 def add_options(parser):
     """The options that the benchmarks share."""
     parser.add_argument("weights", nargs="*", default=["mixed"], metavar="WEIGHTS", help="variants or weight files")
-    parser.add_argument("--data", type=Path, default=DATA / "oasis-neuromorphometrics", help="labelled scans")
+    parser.add_argument("--data", type=Path, default=SCANS, help="labelled scans")
     parser.add_argument(
         "--scans",
         type=lambda text: text.split(","),

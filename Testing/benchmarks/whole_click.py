@@ -2,8 +2,8 @@
 
 The scan is the ICBM152 average brain at 1 mm that nilearn ships (or --scan). First the click alone: the table of
 `--profile` of the fastest round, and the wall time of each from outside. Then a folder of
-scans in three ways that take turns: a process for each, one process that does one after the other, and `gaborseg
-segment FOLDER`, which reads the next and writes the last beside the network. Times are ratios to the first way.
+scans in two ways that take turns: a process for each, and `gaborseg segment FOLDER`, one process that does one after
+the other. Times are ratios to the first way.
 """
 
 import argparse
@@ -18,15 +18,6 @@ from pathlib import Path
 import nibabel
 
 from GaborSegLib.cli.demo import icbm152
-
-IN_A_ROW = """
-import sys
-from pathlib import Path
-from GaborSegLib.inference.segmenter import Segmenter
-segmenter = Segmenter(sys.argv[1])
-for scan in sorted(Path(sys.argv[2]).iterdir()):
-    segmenter.segment(scan).save(Path(sys.argv[3]) / scan.name)
-"""
 
 
 def main():
@@ -66,8 +57,7 @@ def cohort(scan, weights, rounds, count, folder):
     one = [segment(weights, path, out) for path in sorted(scans.iterdir())]
     ways = {
         "a process for each": one,
-        "one process, in a row": [[sys.executable, "-c", IN_A_ROW, weights, scans, out]],
-        "one process, overlapped": [segment(weights, scans, out)],
+        "one process": [segment(weights, scans, out)],
     }
     walls = {name: [] for name in ways}
     for _ in range(rounds):

@@ -21,11 +21,12 @@ import whole_click
 from degradations import DEGRADATIONS, Degradation
 from scans import Network, Scan, Scans
 
+from GaborSegLib.cli.main import build_parser
 from GaborSegLib.model.gabor import GaborConv3d, gabor_kernels
 from GaborSegLib.model.network import build_network
 from GaborSegLib.model.weights import load_weights, save_weights
 from GaborSegLib.scans.image import Image
-from GaborSegLib.structures import paper_structures
+from GaborSegLib.structures import paper_structures, resource_path
 
 
 def test_the_papers_figures_average_to_what_it_says():
@@ -47,6 +48,42 @@ def test_the_mean_of_two_stages_is_for_a_cube_between_theirs(tiny_weights, tmp_p
     assert all((parameter == 2.5).all() for parameter in mean.network.parameters())
     assert mean.card["grid_size"] == 152
     assert mean.card["training"]["seed"] == 160 and "mean" in mean.card["training"]["averaged"]
+
+
+@pytest.mark.parametrize(
+    "name, gpu, file, starts, in_heads",
+    [
+        ("mixed", False, "mixed-cpu", [None, 1, 2, 3, 4, "5-mean", 6, 7, "8-mean"], "nnyyyyyy"),
+        ("conventional", False, "conventional-cpu", [None, 1, 2, "3-mean", 4], "nnyy"),
+        ("gabor", False, "gabor-cpu", ["mixed", 1, 2], "yy"),
+        ("gabor", True, "gpu", [None, 1], "y"),
+        ("brain", False, "finder", [None, 1], "y"),
+        ("outline", True, "outline", ["brain", 1, "2-mean"], "yy"),
+    ],
+)
+def test_stages_go_on_from_the_best_weights_or_a_mean(name, gpu, file, starts, in_heads, tmp_path, monkeypatch):
+    """`starts`: what each stage begins with, and what is there at the end."""
+    asked = []
+
+    def take(command):
+        asked.append(build_parser().parse_args(command))
+        return 0
+
+    def path(start):
+        if isinstance(start, int):
+            return tmp_path / f"{name}-{start}" / "best.safetensors"
+        weights = resource_path("Weights") / f"{start}.safetensors"
+        return weights if weights.exists() else tmp_path / f"{name}-{start}.safetensors"
+
+    monkeypatch.setattr(recipe.cli, "main", take)
+    monkeypatch.setattr(recipe, "brains", lambda folder: folder)
+    monkeypatch.setattr(recipe, "averaged", lambda weights, others, path: path)
+    last = recipe.train(name, gpu, tmp_path, ["--threads", "3"])
+    assert [*(options.init for options in asked), str(last)] == [start and str(path(start)) for start in starts]
+    assert [options.recipe for options in asked] == [f"{file}:{number}" for number in range(1, len(starts))]
+    assert "".join("y" if options.heads else "n" for options in asked) == in_heads
+    assert all(options.threads == 3 and options.resume for options in asked)
+    assert {options.variant for options in asked} == {None if name in ("brain", "outline") else name}
 
 
 def test_no_loss_is_minus_nothing():
