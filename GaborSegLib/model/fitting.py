@@ -16,7 +16,7 @@ LEARNING_RATE = 0.03
 PART = 1024
 
 
-def fit_gabor(weight, kernel_size):
+def fit_gabor_kernels(weight, kernel_size):
     """The eight Gabor parameters whose kernels come nearest to those of a convolution.
 
     Near is where outputs are near: the squared difference of two kernels is weighed by the correlation of the voxels
@@ -37,7 +37,7 @@ def fit_gabor(weight, kernel_size):
     return dict(zip(PARAMETER_NAMES, fitted.unflatten(1, weight.shape[:2])))
 
 
-def fit_network(network, loaded, report):
+def fit_gabor_layers(network, loaded, report):
     """State dictionary of a network whose Gabor layers are fitted to the conventional ones of another network's.
 
     Args:
@@ -60,7 +60,7 @@ def fit_network(network, loaded, report):
     result, done = {}, 0
     for name, layer in layers.items():
         report({"event": "progress", "stage": "Fitting Gabor kernels", "done": done, "total": total})
-        parameters = fit_gabor(loaded[f"{name}.weight"], layer.kernel_size)
+        parameters = fit_gabor_kernels(loaded[f"{name}.weight"], layer.kernel_size)
         result.update({f"{name}.{key}": value for key, value in parameters.items()})
         done += layer.sigma.numel()
     if total:

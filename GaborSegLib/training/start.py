@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from ..errors import TrainingError
 from ..events import silent
-from ..model.fitting import fit_network
+from ..model.fitting import fit_gabor_layers
 from ..model.weights import load_weights
 from ..protocol import BEST, has_snapshot
 from .snapshot import load_snapshot
@@ -147,7 +147,7 @@ def start_from(path, network, names, variant, report=silent):
         for name, value in loaded.items()
         if name in own and own[name].shape == value.shape and (kept_output or not name.startswith("outputs."))
     }
-    fitted = fit_network(network, loaded, report)
+    fitted = fit_gabor_layers(network, loaded, report)
     fitting.update(fitted)
     lost = [name for name in own if name not in fitting and not name.startswith("outputs.")]
     _check_fit(path, weights.card["variant"], variant, own, fitting, lost)
