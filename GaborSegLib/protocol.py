@@ -114,7 +114,7 @@ def read_card(path):
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no weight file of this program; see `parse_card`.
+        ValueError: it is no weight file of this program (see `parse_card`), or of a variant that this one lacks.
     """
     with open(path, "rb") as file:
         try:
@@ -124,11 +124,16 @@ def read_card(path):
             metadata = json.loads(file.read(length)).get("__metadata__")
         except (struct.error, ValueError, AttributeError, RecursionError) as error:
             raise ValueError("is not a safetensors file, or is damaged") from error
-    return parse_card(metadata)
+    card = parse_card(metadata)
+    if card["variant"] not in VARIANTS:
+        raise ValueError(f"its card has the variant {card['variant']!r}; this program knows {', '.join(VARIANTS)}")
+    return card
 
 
 def parse_card(metadata):
     """The card in the metadata of a weight file (dictionary of strings, or None), checked.
+
+    Whether there is such a network is left to whoever builds it.
 
     Raises:
         CardError: it is of a newer program, or not whole; says what is wrong and what to do.
@@ -147,8 +152,6 @@ def parse_card(metadata):
     missing = [key for key in CARD_KEYS if key not in card]
     if missing:
         raise CardError(f"its card lacks {', '.join(missing)}; the file is damaged or was changed by hand")
-    if card["variant"] not in VARIANTS:
-        raise ValueError(f"its card has the variant {card['variant']!r}; this program knows {', '.join(VARIANTS)}")
     count = len(card["structures"]) if isinstance(card["structures"], list) else 0
     if card["classes"] != count + 1:
         raise CardError(

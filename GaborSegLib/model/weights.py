@@ -11,14 +11,9 @@ from safetensors.torch import save
 
 from ..errors import WeightsError
 from ..files import replacing
+from ..protocol import CARD_FORMAT, CARD_KEY, NETWORK_KEYS, VARIANTS, parse_card
 from ..structures import resource_path
-from .network import FIELDS, VARIANTS, build_network
-
-FORMAT = 1
-METADATA_KEY = "gaborseg"
-# What a card must hold for the network to be built from it. Everything else in a card is for people.
-NETWORK_KEYS = ("variant", "conventional_kernel_size", "gabor_kernel_size", "in_channels", "classes", "base_channels")
-NEEDED_KEYS = ("format", "sha256", "structures", "grid_size", "field", *NETWORK_KEYS)
+from .network import build_network
 
 
 @dataclass(frozen=True)
@@ -43,8 +38,8 @@ def save_weights(path, network, card, dtype=torch.float16):
         path: a name that ends in `.safetensors`.
         network: from `build_network`.
         card: dictionary with `structures` (names in order), `grid_size`, `field` (see `network.cube_scores`) and
-            `NETWORK_KEYS`; whatever else it holds (training, licence, scores, versions) is kept. `format` and `sha256`
-            are filled in.
+            `protocol.NETWORK_KEYS`; whatever else it holds (training, licence, scores, versions) is kept. `format` and
+            `sha256` are filled in.
         dtype: how the weights are stored; float16 halves the file.
 
     Raises:
@@ -55,10 +50,10 @@ def save_weights(path, network, card, dtype=torch.float16):
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a weight file's name ends in .safetensors")
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
-    card = {**card, "format": FORMAT, "sha256": checksum(tensors)}
+    card = {**card, "format": CARD_FORMAT, "sha256": checksum(tensors)}
     with replacing(path) as temporary:
         # Not safetensors' own `save_file`: its errors are no OSError, and its files are for their owner alone.
-        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(card, ensure_ascii=False)}))
+        temporary.write_bytes(save(tensors, {CARD_KEY: json.dumps(card, ensure_ascii=False)}))
 
 
 def checksum(tensors):
@@ -129,30 +124,10 @@ def _starts_as_pickle(path):
 
 
 def _card(path, file):
-    text = (file.metadata() or {}).get(METADATA_KEY)
-    if text is None:
-        raise WeightsError(f"{path}: has no card of this program; it was not made by GaborSeg")
     try:
-        card = json.loads(text)
+        return parse_card(file.metadata())
     except ValueError as error:
-        raise WeightsError(f"{path}: its card cannot be read: {error}") from error
-    number = card.get("format") if isinstance(card, dict) else None
-    if not isinstance(number, int) or number > FORMAT:
-        raise WeightsError(f"{path}: got format {number}, this program reads up to {FORMAT}; install a newer GaborSeg")
-    missing = [key for key in NEEDED_KEYS if key not in card]
-    if missing:
-        raise WeightsError(f"{path}: its card lacks {', '.join(missing)}; the file is damaged or was changed by hand")
-    count = len(card["structures"]) if isinstance(card["structures"], list) else 0
-    if card["classes"] != count + 1:
-        raise WeightsError(
-            f"{path}: its card names {count} structures for {card['classes']} classes; "
-            "there must be one class more, the background"
-        )
-    if card["field"] not in FIELDS:
-        raise WeightsError(
-            f"{path}: its card has the field {card['field']!r}; this program knows {' and '.join(FIELDS)}"
-        )
-    return card
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _check_tensors(path, tensors, expected):
