@@ -3,12 +3,10 @@
 from torch import nn
 from torch.nn import functional
 
+from ..protocol import VARIANTS
 from ..scans.grid import content
-from .fast import pyramid
+from . import fast
 from .gabor import GaborConv3d
-
-VARIANTS = ("conventional", "gabor", "mixed")
-FIELDS = ("cube", "content")
 
 # Spatial convolutions of a block at each level, finest first. With 12 channels doubling from level to level this meets
 # the paper's five parameter counts (Section 3.2).
@@ -108,15 +106,15 @@ class Block(nn.Module):
     def forward(self, x, coarse=None):
         """x, (B, C, D, H, W); before its channels `coarse`, of half the size, upsampled, where it is given."""
         first, *others = self.layers
-        result = pyramid.convolve(first, x) if coarse is None else pyramid.convolve_joined(first, coarse, x)
+        result = fast.convolve(first, x) if coarse is None else fast.convolve_joined(first, coarse, x)
         for layer in others:
             result = layer(result)
         weight = self.projection.weight
         if coarse is not None:
             # The projection of the coarse image commutes with its upsampling, and leaves fewer channels for it.
             for_coarse, weight = weight.split([coarse.shape[1], x.shape[1]], dim=1)
-            result = pyramid.add(result, pyramid.upsample(functional.conv3d(coarse, for_coarse)))
-        return pyramid.add_projection(result, x, weight)
+            result = fast.add(result, fast.upsample(functional.conv3d(coarse, for_coarse)))
+        return fast.add_projection(result, x, weight)
 
 
 class SegmentationNetwork(nn.Module):
@@ -165,11 +163,11 @@ class SegmentationNetwork(nn.Module):
     def _logits(self, x):
         skips = []
         for level, block in enumerate(self.down):
-            x = block(x if level == 0 else pyramid.max_pool(x))
+            x = block(x if level == 0 else fast.max_pool(x))
             skips.append(x)
         x = skips.pop()
         result = self.outputs[-1](x)
         for level in reversed(range(len(self.up))):
             x = self.up[level](skips.pop(), x)
-            result = pyramid.add_projection(pyramid.upsample(result), x, self.outputs[level].weight)
+            result = fast.add_projection(fast.upsample(result), x, self.outputs[level].weight)
         return result

@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from GaborSegLib.environment import keep_freed_memory
-from GaborSegLib.model.fast import fourier, pyramid
-from GaborSegLib.model.gabor import PARAMETER_NAMES, BakedConv3d, GaborConv3d, bake_kernels, gabor_kernels
+from GaborSegLib.model import fast
+from GaborSegLib.model.fast import BakedConv3d
+from GaborSegLib.model.gabor import PARAMETER_NAMES, GaborConv3d, bake_kernels, gabor_kernels
 from GaborSegLib.model.losses import PCCLoss
 from GaborSegLib.model.network import build_network
 
@@ -113,7 +114,7 @@ def layers_table(size, runs):
             image = torch.randn(shape)
             padding = module.kernel_size[0] // 2
             sides = {"direct": lambda: functional.conv3d(image, module.weight, padding=padding)}
-            if isinstance(module, BakedConv3d) and fourier.choose_for_inference(image, module.out_channels, 7):
+            if isinstance(module, BakedConv3d) and fast.choose_for_inference(image, module.out_channels, 7):
                 sides["fast"] = lambda: module(image)
             with torch.inference_mode():
                 seconds = alternated(sides, runs)
@@ -135,7 +136,7 @@ def layers_table(size, runs):
 
 
 def levels_table(size, runs):
-    """What stands between the spatial convolutions, by `pyramid` and by torch itself, in the network's sizes."""
+    """What stands between the spatial convolutions, by `fast` and by torch itself, in the network's sizes."""
     half = size // 2
     fine, coarse, upsampled = [
         torch.randn(1, *shape) for shape in ((12, *[size] * 3), (24, *[half] * 3), (20, *[half] * 3))
@@ -151,16 +152,16 @@ def levels_table(size, runs):
 
     pairs = {
         f"maxima of 2^3, 12 channels of {size}^3": (
-            lambda: pyramid.max_pool(fine),
+            lambda: fast.max_pool(fine),
             lambda: functional.max_pool3d(fine, 2),
         ),
-        f"upsampling 20 channels of {half}^3": (lambda: pyramid.upsample(upsampled), lambda: trilinear(upsampled)),
+        f"upsampling 20 channels of {half}^3": (lambda: fast.upsample(upsampled), lambda: trilinear(upsampled)),
         f"projecting 12 channels of {size}^3 to 20 and adding": (
-            lambda: pyramid.add_projection(scores, fine, weight),
+            lambda: fast.add_projection(scores, fine, weight),
             lambda: scores + functional.conv3d(fine, weight),
         ),
         f"upsampling 24 channels, joining 12, convolving with 3^3 to 12 channels of {size}^3": (
-            lambda: pyramid.convolve_joined(layer, coarse, fine),
+            lambda: fast.convolve_joined(layer, coarse, fine),
             lambda: layer(torch.cat([trilinear(coarse), fine], dim=1)),
         ),
     }

@@ -9,15 +9,8 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from GaborSegLib.model.fast import fourier
-from GaborSegLib.model.fast.fourier import (
-    axis_of,
-    choose_axes,
-    choose_for_inference,
-    convolve,
-    convolve_spectra,
-    kernel_spectra,
-)
+from GaborSegLib.model.fast import choose_axes, choose_for_inference, fourier
+from GaborSegLib.model.fast.fourier import axis_of, convolve, convolve_spectra, kernel_spectra
 from GaborSegLib.model.gabor import GaborConv3d, bake_kernels
 
 
@@ -134,16 +127,17 @@ def test_kept_spectra_follow_the_weight_and_the_size():
     network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     layer = network[0]
     assert agrees(network, image)
-    kept = layer._spectra[1]
-    assert agrees(network, image + 1) and layer._spectra[1] is kept
+    kept = layer._kept.spectra
+    assert kept is not None
+    assert agrees(network, image + 1) and layer._kept.spectra is kept
     layer.weight.mul_(2)
-    assert agrees(network, image) and layer._spectra[1] is not kept
+    assert agrees(network, image) and layer._kept.spectra is not kept
     network.load_state_dict({"0.weight": torch.randn_like(layer.weight)})
     assert agrees(network, image)
     layer.weight = nn.Parameter(torch.randn_like(layer.weight), requires_grad=False)
     assert agrees(network, image)
     assert agrees(network, torch.randn(2, 16, 33, 26, 41))
-    assert agrees(network.double(), image.double()) and layer._spectra[1].dtype == torch.float64
+    assert agrees(network.double(), image.double()) and layer._kept.spectra.dtype == torch.float64
     assert agrees(network.float(), image)
     assert list(network.state_dict()) == ["0.weight"]
 
@@ -152,7 +146,7 @@ def test_copies_of_a_baked_layer():
     network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     assert agrees(network, image)
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert other[0]._spectra is None
+        assert other[0]._kept.spectra is None
         other[0].weight.neg_()
         assert agrees(other, image) and agrees(network, image)
     assert len(pickle.dumps(network)) < 2 * network[0].weight.nbytes
@@ -167,14 +161,15 @@ def test_kept_spectra_are_of_inference_alone():
     with torch.inference_mode():
         network(image)
     assert agrees(network, image)
-    kept = network[0]._spectra
+    kept = network[0]._kept.spectra
+    assert kept is not None
     torch.testing.assert_close(
         torch.autograd.grad(network(image).sum(), image)[0][0, 0, 16, 16, 16],
         network[0].weight[:, 0].sum(),
         rtol=1e-4,
         atol=1e-4,
     )
-    assert network[0]._spectra is kept
+    assert network[0]._kept.spectra is kept
     layer = GaborConv3d(16, 16).eval()
     with torch.no_grad():
         before = layer(image)
@@ -196,7 +191,7 @@ def test_half_precision_is_left_to_torch():
     network = baked_layer().bfloat16()
     with torch.no_grad():
         assert network(torch.randn(1, 16, 32, 32, 32).bfloat16()).dtype == torch.bfloat16
-    assert network[0]._spectra is None
+    assert network[0]._kept.spectra is None
 
 
 def test_a_layer_in_training_keeps_its_input_and_its_parameters_alone():

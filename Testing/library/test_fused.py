@@ -12,9 +12,11 @@ import pytest
 import torch
 from test_gabor import direct, random_parameters
 
-from GaborSegLib.model import gabor
+from GaborSegLib.model import fast, gabor
 
-pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds for Linux")
+pytest.importorskip(
+    "triton", reason="needs Triton (285 MB; Linux alone, no GPU needed): pip install triton, then run this file again"
+)
 from GaborSegLib.model.fast import fused
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -78,7 +80,7 @@ def test_no_kernels():
 @interpreted
 def test_is_taken_only_where_it_works(monkeypatch):
     """What is tried on a GPU before the functions are used there, on the CPU."""
-    device, working = torch.device("cpu"), gabor._working_fused.__wrapped__
+    device, working = torch.device("cpu"), fast._working_fused.__wrapped__
     assert working(device) is fused
 
     kernels = fused.kernels
@@ -105,5 +107,5 @@ def test_a_layer_computes_with_it(monkeypatch):
         return [output.detach(), *(p.grad for p in layer.parameters())]
 
     plain = results()
-    monkeypatch.setattr(gabor, "_fused_for", lambda parameters: fused)
+    monkeypatch.setattr(fast, "_synthesis", lambda parameters: fused)
     torch.testing.assert_close(results(), plain, rtol=1e-4, atol=1e-4)

@@ -8,8 +8,15 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from GaborSegLib.model import gabor
-from GaborSegLib.model.gabor import PARAMETER_NAMES, SMALLEST_SIGMA, GaborConv3d, bake_kernels, gabor_kernels
+from GaborSegLib.model.fast import separable
+from GaborSegLib.model.gabor import (
+    PARAMETER_NAMES,
+    SMALLEST_SIGMA,
+    GaborConv3d,
+    bake_kernels,
+    equation_2,
+    gabor_kernels,
+)
 
 
 def random_parameters(*shape, seed=0):
@@ -62,6 +69,16 @@ def test_kernel_is_equation_2(k):
     torch.testing.assert_close(kernel, direct(*parameters, k), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_the_plain_form_is_equation_2(k):
+    """With its gradients by autograd."""
+    parameters, gradient = random_parameters(3, 4, seed=k), torch.randn(3, 4, k, k, k, dtype=torch.float64)
+    kernel, expected = equation_2(*parameters, k), direct(*parameters, k)
+    torch.testing.assert_close(kernel, expected, rtol=0, atol=1e-10)
+    gradients = [torch.autograd.grad((kernels * gradient).sum(), parameters) for kernels in (kernel, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
+
+
 def test_axes_are_z_y_x():
     """Unrotated, the wave runs along x, the last axis; turned by theta_z = 90 degrees it runs along -y."""
     u = torch.arange(7, dtype=torch.float64) - 3
@@ -78,10 +95,10 @@ def test_gradcheck_of_all_parameters():
     assert gradcheck(lambda *p: gabor_kernels(*p, kernel_size=3), random_parameters(1, 2))
 
 
-@pytest.mark.parametrize("part", [1, 3 * 5**3, gabor.PART_ELEMENTS])
+@pytest.mark.parametrize("part", [1, 3 * 5**3, separable.PART_ELEMENTS])
 def test_layer_gradients(monkeypatch, part):
     """Through kernel and convolution: as through the direct evaluation, however many kernels are done at a time."""
-    monkeypatch.setattr(gabor, "PART_ELEMENTS", part)
+    monkeypatch.setattr(separable, "PART_ELEMENTS", part)
     parameters = random_parameters(4, 2)
     layer = layer_with(parameters, 5)
     torch.manual_seed(0)

@@ -1,12 +1,12 @@
-"""The own ways between the network's levels, beside torch's functions in float64."""
+"""The faster ways between the network's levels, beside torch's functions in float64."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from GaborSegLib.model.fast import fourier, pyramid
-from GaborSegLib.model.gabor import BakedConv3d, GaborConv3d
+from GaborSegLib.model import fast
+from GaborSegLib.model.fast import BakedConv3d, fourier, pyramid
 
 
 def trilinear(x):
@@ -21,16 +21,16 @@ def image():
 
 @torch.inference_mode()
 def test_max_pool(image):
-    assert torch.equal(pyramid.max_pool(image), functional.max_pool3d(image, 2))
+    assert torch.equal(fast.max_pool(image), functional.max_pool3d(image, 2))
     odd = image[:, :, 1:]
-    assert torch.equal(pyramid.max_pool(odd), functional.max_pool3d(odd, 2))
+    assert torch.equal(fast.max_pool(odd), functional.max_pool3d(odd, 2))
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", [(4, 6, 10), (1, 2, 3)])
 def test_upsample(image, size):
     image = image[:, :, : size[0], : size[1], : size[2]]
-    torch.testing.assert_close(pyramid.upsample(image), trilinear(image), rtol=0, atol=1e-12)
+    torch.testing.assert_close(fast.upsample(image), trilinear(image), rtol=0, atol=1e-12)
 
 
 @torch.inference_mode()
@@ -38,7 +38,7 @@ def test_add_projection(image):
     weight = torch.randn(5, 3, 1, 1, 1, dtype=torch.float64)
     expected = functional.conv3d(image, weight)
     sums = torch.ones_like(expected)
-    torch.testing.assert_close(pyramid.add_projection(sums, image, weight), 1 + expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fast.add_projection(sums, image, weight), 1 + expected, rtol=0, atol=1e-12)
 
 
 @torch.inference_mode()
@@ -52,7 +52,7 @@ def test_convolution_of_an_upsampled_image(monkeypatch, image, size, slab, k):
     fine = torch.randn(2, 4, *(2 * n for n in size), dtype=torch.float64)
     layer = nn.Conv3d(7, 5, k, padding=k // 2, bias=False).double()
     expected = functional.conv3d(torch.cat([trilinear(coarse), fine], dim=1), layer.weight, padding=k // 2)
-    torch.testing.assert_close(pyramid.convolve_joined(layer, coarse, fine), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fast.convolve_joined(layer, coarse, fine), expected, rtol=0, atol=1e-12)
 
 
 @torch.inference_mode()
@@ -76,11 +76,11 @@ def test_baked_convolution_of_an_upsampled_image(monkeypatch, image, way, window
     monkeypatch.setattr(fourier, "WINDOWS_BYTES", windows_bytes)
     fine = torch.randn(2, 4, 8, 12, 20, dtype=torch.float64)
     axes = tuple(fourier.axis_of(size, 5, tiles) for size, tiles in zip((8, 12, 20), (3, 2, 3)))
-    monkeypatch.setattr(fourier, "choose_for_inference", lambda x, outputs, k: None if way is None else (axes, way))
+    monkeypatch.setattr(fast, "choose_for_inference", lambda x, outputs, k: None if way is None else (axes, way))
     with torch.inference_mode(False):
-        layer = BakedConv3d(GaborConv3d(7, 5, 5).double())
+        layer = BakedConv3d(torch.randn(5, 7, 5, 5, 5, dtype=torch.float64))
     expected = functional.conv3d(torch.cat([trilinear(image), fine], dim=1), layer.weight, padding=2)
-    torch.testing.assert_close(pyramid.convolve_joined(layer, image, fine), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fast.convolve_joined(layer, image, fine), expected, rtol=0, atol=1e-12)
 
 
 def test_with_gradients_all_is_torchs_own(image):
@@ -90,7 +90,7 @@ def test_with_gradients_all_is_torchs_own(image):
     skip = torch.randn(2, 3, 8, 12, 20, dtype=torch.float64)
 
     def ours(x):
-        return pyramid.max_pool(pyramid.add_projection(pyramid.convolve_joined(layer, x, skip), skip, weight))
+        return fast.max_pool(fast.add_projection(fast.convolve_joined(layer, x, skip), skip, weight))
 
     def plain(x):
         joined = layer(torch.cat([trilinear(x), skip], dim=1))

@@ -16,34 +16,8 @@ from torch.nn import functional
 
 # Bytes of kernel spectra that are worked on at a time.
 PART_BYTES = 3 * 2**20
-# Voxels of an axis that a tile may have, beside all of them.
-STEPS = (8, 10, 12, 16, 20, 32)
-# The same for spectra that are kept.
-KEPT_STEPS = (8, 10, 16, 20)
-# What the spectra of one layer may take where they are kept.
-SPECTRA_BYTES = 80 * 2**20
 # What the windows of an image may take at a time.
 WINDOWS_BYTES = 2**24
-
-
-class Costs(NamedTuple):
-    """Nanoseconds of one multiplication of each kind, fitted to measured layers on one core with AVX-512.
-
-    direct: of a direct convolution. taps: of the transforms of the kernels. product: of the spectra's products.
-    transform: of the image's transforms. number: of one number that is moved: of the image's spectrum where it has to
-        be brought into the order of the products, or of kernels' spectra that are kept and do not fit into the cache.
-    """
-
-    direct: float
-    taps: float
-    product: float
-    transform: float
-    number: float
-
-
-TRAINING = Costs(direct=0.08, taps=0.14, product=0.25, transform=0.20, number=1.9)  # forward and backward
-INFERENCE = Costs(direct=0.02, taps=0.04, product=0.11, transform=0.07, number=0.05)
-KEPT_SPECTRA = Costs(direct=0.02, taps=0.0, product=0.039, transform=0.058, number=2.2)
 
 
 class Axis(NamedTuple):
@@ -74,110 +48,28 @@ def axis_of(size, k, tiles):
     return Axis(size, step + 2 * reach, tiles, step + 2 * reach, step, reach)
 
 
-def choose_axes(x, outputs, k):
-    """How `convolve` is to cut x, (B, I, D, H, W), for k^3 kernels in training: three `Axis`.
-
-    None if a direct convolution is faster. It is None as well where nothing is known about it (on other devices, in
-    half precision), and where the network is traced or exported.
-    """
-    return _fastest(tuple(x.shape), outputs, k) if applies(x) else None
-
-
-def choose_for_inference(x, outputs, k):
-    """Three `Axis`, and whether `convolve_spectra` is to take them (else `convolve`); None as for `choose_axes`."""
-    return _fastest_for_inference(tuple(x.shape), outputs, k) if applies(x) else None
-
-
-def applies(x):
-    """Whether own ways of computing are known to be right and faster: on a CPU, in full precision, not traced."""
-    traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    return not traced and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
-# Both rules are fixed counts, with nothing measured on the way: a run that is resumed must take the same way as before
-# to end at the same weights.
-@lru_cache(maxsize=1024)
-def _fastest(shape, outputs, k):
-    batch, inputs, *size = shape
-    ways = [(_direct_cost(shape, outputs, k, TRAINING), None)]
-    ways += [(_cost(axes, k, batch, inputs, outputs, TRAINING), axes) for axes in _cuts(size, k)]
-    return min(ways, key=lambda way: way[0])[1]
-
-
-@lru_cache(maxsize=1024)
-def _fastest_for_inference(shape, outputs, k):
-    batch, inputs, *size = shape
-    ways = [(_direct_cost(shape, outputs, k, INFERENCE), None)]
-    ways += [(_cost(axes, k, batch, inputs, outputs, INFERENCE), (axes, False)) for axes in _cuts(size, k)]
-    for axes in _cuts(size, k, KEPT_STEPS):
-        # One window alone would use them once, and its spectra are the largest.
-        if 8 * _frequencies(axes) * inputs * outputs <= SPECTRA_BYTES and min(axis.tiles for axis in axes) > 1:
-            ways.append((_cost_with_spectra(axes, batch, inputs, outputs), (axes, True)))
-    return min(ways, key=lambda way: way[0])[1]
-
-
-def _cuts(size, k, steps=STEPS):
-    return [tuple(axis_of(n, k, -(-n // step)) for n in size) for step in (*steps, max(size))]
-
-
-def _direct_cost(shape, outputs, k, costs):
-    batch, inputs, *size = shape
-    return batch * inputs * outputs * _taps_that_meet_a_voxel(size, k) * costs.direct
-
-
-def _taps_that_meet_a_voxel(size, k):
-    """Taps, over all voxels of a volume, that stand on a voxel: a direct convolution skips those beside the volume."""
-    reach = k // 2
-    return math.prod(k * n - reach * (reach + 1) if n > reach else n * n for n in size)
-
-
-def _frequencies(axes):
+def frequencies(axes):
+    """The number of points of a real volume's spectrum, for three `Axis`."""
     return (axes[0].n // 2 + 1) * axes[1].n * axes[2].n
-
-
-def _cost(axes, k, batch, inputs, outputs, costs):
-    """Nanoseconds of `convolve`."""
-    tiles = batch * math.prod(axis.tiles for axis in axes)
-    frequencies = _frequencies(axes)
-    return (
-        inputs * outputs * (_transform_products(axes, [k] * 3) * costs.taps + 4 * frequencies * tiles * costs.product)
-        + (inputs + outputs) * 4 * frequencies * tiles * costs.number
-        + tiles * _image_products(axes, inputs, outputs) * costs.transform
-    )
-
-
-def _cost_with_spectra(axes, batch, inputs, outputs, costs=KEPT_SPECTRA):
-    """Nanoseconds of `convolve_spectra`."""
-    tiles = batch * math.prod(axis.tiles for axis in axes)
-    return (
-        inputs * outputs * _frequencies(axes) * (4 * tiles * costs.product + 2 * costs.number)
-        + tiles * _image_products(axes, inputs, outputs) * costs.transform
-    )
-
-
-def _image_products(axes, inputs, outputs):
-    """Multiplications of the transforms of one tile, to and fro."""
-    return inputs * _transform_products(axes, [axis.window for axis in axes]) + outputs * _transform_products(
-        axes, [axis.step for axis in axes]
-    )
-
-
-def _transform_products(axes, lengths):
-    z, y, x = lengths
-    half, n_y, n_x = axes[0].n // 2 + 1, axes[1].n, axes[2].n
-    return 2 * half * z * y * x + 4 * half * n_y * y * x + 4 * half * n_y * n_x * x
 
 
 def convolve(x, kernel, axes):
     """Convolution as of `torch.nn.functional.conv3d` (correlation), with zeros around and an output of the same size.
 
     Args:
-        x: (B, I, D, H, W).
-        kernel: (O, I, k, k, k), k odd; fastest where O and I are its last axes in memory.
+        x: the image.
+        kernel: k is odd; fastest where O and I are its last axes in memory.
         axes: an `Axis` for D, H and W.
 
-    Returns:
-        (B, O, D, H, W), differentiable by both.
+    Shape:
+        x (B, I, D, H, W), kernel (O, I, k, k, k) -> (B, O, D, H, W), differentiable by both.
+
+    Example::
+
+        >>> x, kernel = torch.randn(1, 2, 12, 10, 9), torch.randn(3, 2, 5, 5, 5)
+        >>> axes = [axis_of(size, 5, tiles) for size, tiles in zip((12, 10, 9), (2, 1, 1))]
+        >>> torch.allclose(convolve(x, kernel, axes), functional.conv3d(x, kernel, padding=2), atol=1e-4)
+        True
     """
     return convolve_with(x, lambda kernel: kernel, (kernel,), axes)
 
@@ -199,7 +91,11 @@ def convolve_with(x, make_kernel, parameters, axes):
 
 
 def kernel_spectra(kernel, axes):
-    """The spectra of kernels (O, I, k, k, k) for `convolve_spectra`: (frequencies of z, 2 parts, of y and x, O, I)."""
+    """The spectra of kernels for `convolve_spectra`.
+
+    Shape:
+        (O, I, k, k, k) -> (frequencies of z, real and imaginary part, frequencies of y and x, O, I).
+    """
     taps, matrices = _taps(kernel.detach(), axes)
     lines = axes[2].n
     result = taps.new_empty(axes[0].n // 2 + 1, 2, axes[1].n * lines, *kernel.shape[:2])
@@ -207,6 +103,28 @@ def kernel_spectra(kernel, axes):
         parts = _spectra(slab, matrices).view(axes[1].n, 2, lines, -1).transpose(0, 1)
         spectra.view(2, axes[1].n, lines, -1).copy_(parts)
     return result
+
+
+class KeptSpectra:
+    """The `kernel_spectra` of a layer: made when they are asked for, and kept until its kernels or the axes change.
+
+    Copies and pickles of it start empty.
+    """
+
+    def __init__(self):
+        self.key = self.spectra = None
+
+    def of(self, kernel, axes):
+        """The spectra of kernels (O, I, k, k, k), as `kernel_spectra` gives them."""
+        version = None if kernel.is_inference() else kernel._version
+        key = (kernel.data_ptr(), version, kernel.dtype, *(axis.n for axis in axes))
+        if self.key != key:
+            self.key = self.spectra = None  # the old ones go first
+            self.spectra, self.key = kernel_spectra(kernel, axes), key
+        return self.spectra
+
+    def __reduce__(self):
+        return KeptSpectra, ()
 
 
 @torch.no_grad()
@@ -218,15 +136,15 @@ def convolve_spectra(x, spectra, axes):
             `pyramid.Joined`: a few planes are asked for at a time.
         spectra, axes: see `kernel_spectra`.
 
-    Returns:
-        (B, O, D, H, W).
+    Shape:
+        (B, I, D, H, W) -> (B, O, D, H, W).
     """
     make = {"dtype": x.dtype, "device": x.device}
     outputs, inputs = spectra.shape[3:]
     result = torch.empty(x.shape[0], outputs, *x.shape[2:], **make)
     forward = _matrices(axes, [range(axis.window) for axis in axes], **make)
     inverse = _matrices(axes, [range(axis.margin, axis.margin + axis.step) for axis in axes], inverse=True, **make)
-    one = 4 * _frequencies(axes) * x.shape[0] * axes[2].tiles * (inputs + outputs)  # of a row of tiles
+    one = 4 * frequencies(axes) * x.shape[0] * axes[2].tiles * (inputs + outputs)  # of a row of tiles
     rows = max(1, WINDOWS_BYTES // one)
     for layers in _runs(axes[0], max(1, rows // axes[1].tiles)):
         padded = _padded(x, axes, layers)

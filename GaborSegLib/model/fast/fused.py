@@ -1,7 +1,7 @@
 """Gabor kernels on a GPU: all taps of a kernel, or all of its eight gradients, in one pass over memory. Needs Triton.
 
 There the exponentials cost less than reading and writing the kernels, so Eq. (2) is computed as it is written, tap by
-tap. `gabor.py` takes these functions where they work, and its own, of plain torch, where not.
+tap. The functions are those of `separable`, which needs no Triton.
 """
 
 import torch
@@ -13,10 +13,7 @@ BLOCK = 4
 
 
 def kernels(parameters, k, taps_first):
-    """Kernels (k, k, k, P) of parameters (8, P), float32, in the order of `gabor.PARAMETER_NAMES`.
-
-    In memory either the taps or the kernels come first.
-    """
+    """Kernels of Eq. (2); arguments and shape as of `separable.kernels`, in float32 on a GPU."""
     count = parameters.shape[1]
     taps = parameters.new_empty(k**3, count) if taps_first else parameters.new_empty(count, k**3).T
     _launch(_make_kernels, parameters, taps, k)
@@ -24,7 +21,7 @@ def kernels(parameters, k, taps_first):
 
 
 def parameter_gradients(parameters, gradient):
-    """Gradients (8, P) of the parameters from that of the kernels, (P, k, k, k); either may come first in memory."""
+    """Gradients of the parameters from that of the kernels; as `separable.parameter_gradients`."""
     result = torch.empty_like(parameters, memory_format=torch.contiguous_format)
     k = gradient.shape[-1]
     gradient = gradient.movedim(0, -1)

@@ -2,15 +2,11 @@
 
 Plain maxima and interpolations axis by axis take a seventh of the time of torch's own max-pooling and trilinear
 upsampling of large volumes, and an upsampled image that is only to be convolved, or a projection that is only to be
-added, need not be made. With gradients, traced or exported, in half precision or on another device each of these is
-torch's own.
+added, need not be made.
 """
 
 import torch
 from torch.nn import functional
-
-from ..gabor import BakedConv3d
-from . import fourier
 
 # Planes of a large image that a convolution is given at a time.
 SLAB = 32
@@ -23,9 +19,11 @@ PHASES = (
 
 
 def max_pool(x):
-    """Maxima of 2^3 voxels, (B, C, D, H, W) -> (B, C, D // 2, H // 2, W // 2)."""
-    if not _applies(x) or any(size % 2 for size in x.shape[2:]):
-        return functional.max_pool3d(x, 2)
+    """Maxima of 2^3 voxels.
+
+    Shape:
+        (B, C, D, H, W), even sizes -> (B, C, D / 2, H / 2, W / 2).
+    """
     for dim in (2, 3, 4):
         pairs = x.unflatten(dim, (-1, 2))
         x = torch.maximum(pairs.select(dim + 1, 0), pairs.select(dim + 1, 1))
@@ -33,9 +31,11 @@ def max_pool(x):
 
 
 def upsample(x):
-    """Twice the size, trilinear: (B, C, D, H, W) -> (B, C, 2 D, 2 H, 2 W)."""
-    if not _applies(x):
-        return functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+    """Twice the size, trilinear.
+
+    Shape:
+        (B, C, D, H, W) -> (B, C, 2 D, 2 H, 2 W).
+    """
     for dim in (4, 3, 2):
         x = _upsample_axis(x, dim)
     return x
@@ -53,45 +53,41 @@ def _upsample_axis(x, dim):
     return result
 
 
-def add(result, x):
-    """The sum, in the place of `result` in inference."""
-    return result.add_(x) if torch.is_inference_mode_enabled() else result + x
-
-
 def add_projection(result, x, weight):
-    """`result` plus 1x1x1 convolution of x, (B, I, D, H, W), with weight, (O, I, 1, 1, 1); in place in inference."""
-    if not _applies(x):
-        return add(result, functional.conv3d(x, weight))
+    """`result` plus a 1x1x1 convolution of x, in the place of `result`.
+
+    Shape:
+        result (B, O, D, H, W), x (B, I, D, H, W), weight (O, I, 1, 1, 1) -> (B, O, D, H, W).
+    """
     result.flatten(2).baddbmm_(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2))
     return result
 
 
-def convolve(convolution, x):
-    """A convolution layer with x, (B, C, D, H, W), where that is large a few planes at a time.
+def convolve(x, weight):
+    """Convolution with zeros around and an output of the same size, a few planes at a time.
 
     torch keeps a copy of the input in an order of its own, with the channels filled up to a multiple of 16, which at
     full size would be the largest thing in memory.
+
+    Shape:
+        x (B, I, D, H, W), weight (O, I, k, k, k) -> (B, O, D, H, W).
     """
-    if type(convolution) is not torch.nn.Conv3d or not _applies(x) or x.shape[2] <= SLAB:
-        return convolution(x)
-    result = x.new_empty(len(x), convolution.out_channels, *x.shape[2:])
-    for planes, part in _slabs(x, convolution.weight):
+    result = x.new_empty(len(x), len(weight), *x.shape[2:])
+    for planes, part in _slabs(x, weight):
         result[:, :, planes] = part
     return result
 
 
-def convolve_joined(convolution, coarse, x):
-    """A convolution layer with `upsample(coarse)` and x, joined along the channels.
+def convolve_joined(coarse, x, weight):
+    """Convolution of `upsample(coarse)` and x, joined along the channels, with 3^3 kernels; what is joined is not made.
 
-    A baked layer of Gabor kernels makes what it needs of the joined image, a few planes at a time. With 3^3 kernels the
-    upsampled image is not made. A convolution and the upsampling before it are, for each of the eight
-    places of a fine voxel in a coarse one, a convolution of the coarse image with 3^3 taps.
+    A convolution and the upsampling before it are, for each of the eight places of a fine voxel in a coarse one, a
+    convolution of the coarse image with 3^3 taps.
+
+    Shape:
+        coarse (B, J, D, H, W), sizes of at least 2, x (B, I, 2 D, 2 H, 2 W), weight (O, J + I, 3, 3, 3) ->
+        (B, O, 2 D, 2 H, 2 W).
     """
-    if isinstance(convolution, BakedConv3d) and _applies(x):
-        return convolution(Joined(coarse, x))
-    weight = convolution.weight if type(convolution) is torch.nn.Conv3d else None
-    if weight is None or weight.shape[2:] != (3, 3, 3) or not _applies(x) or min(coarse.shape[2:]) < 2:
-        return convolution(torch.cat([upsample(coarse), x], dim=1))
     for_coarse, for_x = weight.split([coarse.shape[1], x.shape[1]], dim=1)
     result = _convolve_upsampled(coarse, for_coarse)
     for planes, part in _slabs(x, for_x):
@@ -157,7 +153,3 @@ def _slabs(x, weight):
         first, end = max(0, start - reach), min(depth, start + SLAB + reach)
         part = functional.conv3d(x[:, :, first:end], weight, padding=reach)
         yield slice(start, start + SLAB), part[:, :, start - first : start - first + SLAB]
-
-
-def _applies(x):
-    return torch.is_inference_mode_enabled() and fourier.applies(x)
