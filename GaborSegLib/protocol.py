@@ -251,12 +251,14 @@ def read_lock(folder, name=LOCK):
     owner = read_json(Path(folder) / name)
     try:
         return {"started": "?", "command": "?", **owner, "pid": int(owner["pid"]), "host": str(owner["host"])}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
 def is_alive(pid):
     """Whether a process of this computer runs; one that has ended, and that nobody has asked about yet, does not."""
+    if not 0 < pid < 2**31:  # no process has such a number
+        return False
     if sys.platform == "win32":
         return _is_alive_on_windows(pid)
     with suppress(OSError, IndexError):
