@@ -37,7 +37,7 @@ class _WithoutPadding(nn.Module):
 
 
 def export(weights, path):
-    """Write the network of a weight file for other runtimes.
+    """Write the network of a weight file for other runtimes, as ``gaborseg export`` does.
 
     The file takes an image of any size whose edges are multiples of 16, and says in its metadata what the network was
     given in training (`INPUT`), the names of the classes in order, and all of the weight file's card. Finding the
@@ -66,7 +66,14 @@ def export(weights, path):
 
 
 def metadata(card):
-    """What an exported file says of itself: a dictionary of strings, JSON where it is more than text."""
+    """What an exported file says of itself: a dictionary of strings, JSON where it is more than text.
+
+    Example::
+
+        >>> card = {"structures": ["Thalamus"], "grid_size": 128, "field": "cube"}
+        >>> metadata(card)["classes"]
+        '["Background", "Thalamus"]'
+    """
     return {
         "input": INPUT,
         "output": OUTPUT,

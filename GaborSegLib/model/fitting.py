@@ -24,11 +24,20 @@ def fit_gabor_kernels(weight, kernel_size):
     which take 150 steps of Adam from random values, always the same.
 
     Args:
-        weight: (O, I, k, k, k), k odd and at most `kernel_size`.
+        weight: the kernels, k odd and at most `kernel_size`.
         kernel_size: of the Gabor kernels, odd.
 
     Returns:
-        Dictionary from `gabor.PARAMETER_NAMES` to tensors (O, I), as a `GaborConv3d` has them.
+        Dictionary from `gabor.PARAMETER_NAMES` to tensors, the state of a `GaborConv3d`.
+
+    Shape:
+        (O, I, k, k, k) -> (O, I) each.
+
+    Example::
+
+        >>> layer = GaborConv3d(2, 3, kernel_size=5)
+        >>> layer.load_state_dict(fit_gabor_kernels(torch.randn(3, 2, 3, 3, 3), kernel_size=5))
+        <All keys matched successfully>
     """
     generator = torch.Generator().manual_seed(0)
     missing = (kernel_size - weight.shape[-1]) // 2
@@ -38,11 +47,11 @@ def fit_gabor_kernels(weight, kernel_size):
 
 
 def fit_gabor_layers(network, loaded, report):
-    """State dictionary of a network whose Gabor layers are fitted to the conventional ones of another network's.
+    """Starting values for the Gabor layers of a network, fitted to another network's conventional layers.
 
     Args:
         network: the one that is to start.
-        loaded: state dictionary of a network of the same shape.
+        loaded: state dictionary of the other, of the same shape.
         report: takes events.
 
     Returns:

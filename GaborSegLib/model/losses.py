@@ -1,8 +1,14 @@
 """Losses for segmentation into several labels (Wong & Moradi 2022, Section 2.2).
 
-All take `(scores, target)`: scores (B, C, D, H, W) in [0, 1] after the softmax; target one-hot of the same shape, or
-label indices (B, D, H, W). Sums run over all voxels of an image, the mean over labels and images, background included.
-They compute in float32 at least, under autocast too: two million voxels overflow the sums of half precision.
+All take scores in [0, 1] after the softmax, and the true labels. Sums run over all voxels of an image, the mean over
+labels and images, background included. They compute in float32 at least, under autocast too: two million voxels
+overflow the sums of half precision.
+
+Shape:
+    scores (B, C, D, H, W), target one-hot of the same shape or label indices (B, D, H, W) -> a number.
+
+Raises:
+    ValueError: scores or target have other shapes.
 """
 
 import torch
@@ -48,6 +54,18 @@ class PCCLoss(_Loss):
         {\sqrt{\sum_i (p_{li} - \bar p_l)^2 \sum_i (y_{li} - \bar y_l)^2 + \epsilon}} + 1 \right)
 
     A label that is absent and predicted absent gives exactly 0.5. See the module for shapes and types.
+
+    Args:
+        epsilon: keeps the root of a label's variances from 0.
+
+    Example::
+
+        >>> labels = torch.tensor([0, 0, 1, 2]).reshape(1, 1, 2, 2)
+        >>> scores = functional.one_hot(labels, 3).movedim(-1, 1).float()
+        >>> f"{PCCLoss()(scores, labels):.2f}"
+        '0.00'
+        >>> f"{PCCLoss()(torch.full_like(scores, 1 / 3), labels):.2f}"
+        '0.50'
     """
 
     def _compute(self, scores, target):
@@ -66,6 +84,16 @@ class DiceLoss(_Loss):
         L = E[1 - Dice_l], \quad Dice_l = \frac{2 \sum_i p_{li} y_{li} + \epsilon}{\sum_i (p_{li} + y_{li}) + \epsilon}
 
     See the module for shapes and types.
+
+    Args:
+        epsilon: makes a label that is absent and predicted absent a perfect prediction.
+
+    Example::
+
+        >>> labels = torch.tensor([0, 0, 1, 1]).reshape(1, 1, 2, 2)
+        >>> scores = functional.one_hot(labels, 2).movedim(-1, 1).float()
+        >>> f"{DiceLoss()(scores, labels):.2f}, {DiceLoss()(scores, 1 - labels):.2f}"
+        '0.00, 1.00'
     """
 
     def _compute(self, scores, target):
@@ -77,7 +105,16 @@ class DiceLoss(_Loss):
 class CrossEntropyLoss(_Loss):
     r"""Categorical cross-entropy of the scores: the mean over voxels and images of :math:`-\sum_l y_l \ln p_l`.
 
-    Scores below `epsilon` count as `epsilon`. See the module for shapes and types.
+    See the module for shapes and types.
+
+    Args:
+        epsilon: scores below it count as `epsilon`.
+
+    Example::
+
+        >>> labels = torch.zeros(1, 2, 2, 2, dtype=torch.long)
+        >>> f"{CrossEntropyLoss()(torch.full((1, 4, 2, 2, 2), 0.25), labels):.4f}"  # ln 4
+        '1.3863'
     """
 
     def _compute(self, scores, target):
@@ -88,7 +125,10 @@ class PCCCrossEntropyLoss(_Loss):
     """The sum of the two, for training on cubes that need not hold every structure.
 
     Where a label is absent from a target, its correlation is 0 whatever is predicted, and the PCC loss has no gradient:
-    it never says that there is no brain in a neck. The cross-entropy does.
+    it never says that there is no brain in a neck. The cross-entropy does. See the module for shapes and types.
+
+    Args:
+        epsilon: of both.
     """
 
     def _compute(self, scores, target):
@@ -96,4 +136,5 @@ class PCCCrossEntropyLoss(_Loss):
         return sum(part._compute(scores, target) for part in parts)
 
 
+# By their names on the command line; `protocol.LOSSES` has the same ones.
 LOSSES = {"pcc": PCCLoss, "dice": DiceLoss, "cross-entropy": CrossEntropyLoss, "pcc+cross-entropy": PCCCrossEntropyLoss}

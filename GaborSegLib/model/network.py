@@ -45,6 +45,7 @@ def build_network(
 
     Example::
 
+        >>> import torch
         >>> network = build_network("mixed")
         >>> network(torch.zeros(1, 1, 32, 32, 32)).shape
         torch.Size([1, 20, 32, 32, 32])
@@ -69,14 +70,21 @@ def cube_scores(network, cube, field):
 
     Args:
         network: from `build_network`, in evaluation mode.
-        cube: (D, H, W), from `grid.normalise`, on the network's device.
+        cube: from `grid.normalise`, on the network's device.
         field: what the network sees: `cube` for all of it; `content` for the box around what is not background, which
             a network trained on small cubes does better with (2 to 3 points of validation Dice at the time). The
             likely reason: these were never as empty as a whole scan's cube, and group normalisation takes its mean and
             variance from all that is seen. Outside of the box all is background.
 
-    Returns:
-        (C, D, H, W), on the network's device.
+    Shape:
+        cube (D, H, W) -> (C, D, H, W), on the network's device.
+
+    Example::
+
+        >>> import torch
+        >>> network = build_network("conventional", base_channels=4).eval()
+        >>> cube_scores(network, torch.rand(16, 16, 16), "cube").shape
+        torch.Size([20, 16, 16, 16])
     """
     if field == "cube":
         return network(cube[None, None])[0]
@@ -89,7 +97,18 @@ def cube_scores(network, cube, field):
 
 
 class Block(nn.Module):
-    """`count` times (spatial convolution, GroupNorm, ReLU), spatial dropout, and a projection of the input added."""
+    """A level's times (spatial convolution, GroupNorm, ReLU), spatial dropout, and a projection of the input added.
+
+    Args:
+        convolution: makes the spatial convolutions, `convolution(level, in_channels, out_channels)`.
+        level: 0 is the finest; `CONVOLUTIONS` has its number of convolutions.
+        inputs, outputs: channels.
+        dropout: probability that a channel is dropped.
+
+    Shape:
+        x (B, inputs, D, H, W) -> (B, outputs, D, H, W). If there is a coarse image (B, J, D / 2, H / 2, W / 2), it is
+        upsampled and joined before the channels of x, (B, inputs - J, D, H, W).
+    """
 
     def __init__(self, convolution, level, inputs, outputs, dropout):
         super().__init__()
@@ -104,7 +123,6 @@ class Block(nn.Module):
         self.projection = nn.Conv3d(inputs, outputs, 1, bias=False)
 
     def forward(self, x, coarse=None):
-        """x, (B, C, D, H, W); before its channels `coarse`, of half the size, upsampled, where it is given."""
         first, *others = self.layers
         result = fast.convolve(first, x) if coarse is None else fast.convolve_joined(first, coarse, x)
         for layer in others:
@@ -129,6 +147,9 @@ class SegmentationNetwork(nn.Module):
     Shape:
         Image (B, in_channels, D, H, W), any size -> scores (B, classes, D, H, W), which sum to 1 over the classes.
         The size is padded with zeros to a multiple of 16 inside, and cropped back.
+
+    Raises:
+        ValueError: the image has not five dimensions.
     """
 
     def __init__(self, convolution, in_channels, classes, base_channels, dropout):
