@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from GaborSegLib.model import fast
-from GaborSegLib.model.fast import costs, plain
+from GaborSegLib.model.fast import costs, plain, separable
 from GaborSegLib.model.fitting import fit_gabor_kernels
 from GaborSegLib.model.gabor import GaborConv3d, bake_kernels
 from GaborSegLib.model.losses import PCCLoss
@@ -163,6 +164,17 @@ def test_a_backward_pass_goes_the_way_of_its_forward_pass():
     with plain():
         assert files_run(loss.backward) == {"fourier.py", "separable.py"}
     assert_near([parameter.grad for parameter in network.parameters()], expected[1:], 1e-8)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_triton_is_for_single_precision_on_a_gpu_where_it_works(monkeypatch, works):
+    """Described by what is asked of a tensor, as there is no GPU here."""
+    fused = object()
+    monkeypatch.setattr(fast, "_working_fused", lambda device: fused if works else None)
+    expected = fused if works else separable
+    assert fast._synthesis(SimpleNamespace(is_cuda=True, dtype=torch.float32, device="cuda")) is expected
+    assert fast._synthesis(SimpleNamespace(is_cuda=True, dtype=torch.float64, device="cuda")) is separable
+    assert fast._synthesis(torch.zeros(8, 1)) is separable
 
 
 def test_the_choice_is_the_cheapest_way():
