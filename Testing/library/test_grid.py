@@ -98,7 +98,7 @@ def test_cube_is_a_linear_resampling():
 
 def test_cube_affine_of_all_stored_ways():
     """A ball of light at a place in the world is found at that place through the cube's affine."""
-    place = (*centre(SHAPE, AFFINE), 3, -2, 1.5)
+    place = np.add(centre(SHAPE, AFFINE), (3, -2, 1.5))
     for store in stored_ways():
         array, affine = store(np.zeros(SHAPE), AFFINE)
         blob = np.exp(-0.5 * ((world(array.shape, affine) - place[:, None, None, None]) ** 2).sum(axis=0) / 2.5**2)

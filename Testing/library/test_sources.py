@@ -3,8 +3,6 @@
 import json
 import shutil
 
-import nibabel
-import numpy as np
 import pytest
 
 from GaborSegLib.data.sources import find_data
@@ -276,35 +274,3 @@ def test_csv_names_scans_by_what_tells_them_apart(tmp_path):
     path.write_text("\n".join(["image,labels,subject", *(row[:-1] + "one" for row in rows)]))
     data = find_data(path, "freesurfer")
     assert [(case.id, case.subject) for case in data.cases] == [("ann/mri/T1.mgz", "one"), ("bob/mri/T1.mgz", "one")]
-
-
-def test_each_layout_can_be_read(data_set, tmp_path):
-    """The same scans in the four layouts give the same voxels."""
-    bids, raw = tmp_path / "bids", tmp_path / "nnunet"
-    for i in range(2):
-        for folder in (bids / f"sub-{i}" / "anat", raw / "imagesTr", raw / "labelsTr"):
-            folder.mkdir(parents=True, exist_ok=True)
-        image, labels = (data_set / kind / f"s{i}.nii.gz" for kind in ("images", "labels"))
-        shutil.copy(image, bids / f"sub-{i}" / "anat" / f"sub-{i}_T1w.nii.gz")
-        shutil.copy(labels, bids / f"sub-{i}" / "anat" / f"sub-{i}_dseg.nii.gz")
-        shutil.copy(image, raw / "imagesTr" / f"s{i}_0000.nii.gz")
-        shutil.copy(labels, raw / "labelsTr" / f"s{i}.nii.gz")
-    facts = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "Shell": 10, "Core": 20, "Left ball": 31}}
-    (raw / "dataset.json").write_text(json.dumps(facts))
-    (tmp_path / "table.csv").write_text(TABLE)
-    (tmp_path / "scans.csv").write_text(
-        "".join(["image,labels\n", *(f"data/images/s{i}.nii.gz,data/labels/s{i}.nii.gz\n" for i in range(2))])
-    )
-    table = tmp_path / "table.csv"
-    sets = [find_data(data_set), find_data(bids, table), find_data(raw), find_data(tmp_path / "scans.csv", table)]
-    assert [data.layout for data in sets] == ["pairs", "bids", "nnunet", "csv"]
-    assert all(data.problems == () and data.table.names == ("Shell", "Core", "Left ball") for data in sets)
-    for i in range(2):
-        images, maps = zip(
-            *(
-                [np.asanyarray(nibabel.load(file).dataobj) for file in (data.cases[i].image, data.cases[i].labels)]
-                for data in sets
-            )
-        )
-        assert all(np.array_equal(image, images[0]) for image in images)
-        assert all(np.array_equal(data.table.apply(ids), sets[0].table.apply(maps[0])) for data, ids in zip(sets, maps))

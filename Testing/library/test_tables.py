@@ -5,9 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from GaborSegLib.data.tables import bundled_tables, open_table, read_label_table
+from GaborSegLib.data.tables import open_table, read_label_table
 from GaborSegLib.errors import DataError
-from GaborSegLib.structures import paper_structures
 
 # Left and right of FreeSurfer's aseg, by the names that FreeSurferColorLUT.txt gives them.
 ASEG = {
@@ -108,14 +107,6 @@ def test_tables_that_are_not_there(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="binary.csv: cannot be read as CSV"):
         open_table(tmp_path / "binary.csv")
-
-
-@pytest.mark.parametrize("name", ["freesurfer", "neuromorphometrics"])
-def test_bundled_tables_have_the_papers_structures(name):
-    read = open_table(name)
-    assert read.path == bundled_tables()[name]
-    assert list(read.names) == [structure.name for structure in paper_structures()]
-    assert not read.complete and len(read.background) > 5
 
 
 def test_freesurfer_by_its_colour_table():
