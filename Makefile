@@ -1,15 +1,20 @@
-# For people: `make demo` and `make test`; for measuring: `make bench`, `make weights`. Each sets up .venv first, once.
+# For people: `make demo`, `make test`, and while writing `make test-fast`; for measuring: `make bench`, `make weights`.
+# Each sets up .venv first, once.
 PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench weights screenshots clean
+.PHONY: demo test test-fast lint bench weights screenshots clean
 
 demo: .venv/.demo
 	.venv/bin/python -m GaborSegLib demo --output demo $(if $(SCAN),"$(SCAN)")
 
 test: .venv/.test
 	.venv/bin/python -m pytest
+
+# Under a minute: no processes, no real scans, nothing that takes long.
+test-fast: .venv/.test
+	.venv/bin/python -m pytest -m "not (processes or real or slow)"
 
 lint: .venv/.test
 	.venv/bin/ruff check

@@ -1,6 +1,7 @@
 """Small made data that tests share: balls in a box, in the form of a data set, and tiny weight files."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -18,9 +19,15 @@ REAL_DATA = Path(os.environ.get("GABORSEG_DATA", REPOSITORY.parent / "shared" / 
 
 
 @pytest.fixture
-def data_set(tmp_path):
-    """Folder of a data set of six made scans of five subjects."""
-    folder = tmp_path / "data"
+def data_set(made_data, tmp_path):
+    """Folder of a data set of six made scans of five subjects, for this test to change."""
+    return shutil.copytree(made_data, tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def made_data(tmp_path_factory):
+    """The same folder, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("made") / "data"
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     affine = np.diag([-2.0, 2.0, 2.0, 1.0])
