@@ -7,6 +7,7 @@ the result, and an obliquely acquired slab is seen as it was planned.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Grid:
     low: tuple[float, float, float] | None = None
     high: tuple[float, float, float] | None = None
 
-    @property
+    @cached_property
     def orientation(self):
         """nibabel's orientation array of the scan: per stored axis the anatomical axis and its direction."""
         import nibabel
