@@ -1,6 +1,8 @@
 """Training runs: that they learn, stop, go on exactly, and refuse what would spoil them."""
 
 import csv
+import io
+import itertools
 import json
 import math
 import os
@@ -18,6 +20,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
+from GaborSegLib import cli
 from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError, OutputError, TrainingError
 from GaborSegLib.model.gabor import PARAMETER_NAMES
@@ -40,33 +43,22 @@ SMALL = Options(
     learning_rate=5e-3,
     decay=0.5,
 )
-SMALL_ARGUMENTS = [
-    "--variant",
-    "mixed",
-    "--epochs",
-    "3",
-    "--augmentation",
-    "strong",
-    "--patch",
-    "16",
-    "--grid-size",
-    "32",
-    "--base-channels",
-    "4",
-    "--gabor-kernel-size",
-    "3",
-    "--lr",
-    "5e-3",
-    "--decay",
-    "0.5",
-    "--validation",
-    "s1",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-    "--json",
-]
+SMALL_ARGUMENTS = (
+    "--variant mixed --epochs 3 --augmentation strong --patch 16 --grid-size 32 --base-channels 4 "
+    "--gabor-kernel-size 3 --lr 5e-3 --decay 0.5 --validation s1 --threads 1 --device cpu --json"
+)
+
+
+@pytest.fixture
+def curves():
+    """For a test that wants curves.png."""
+
+
+@pytest.fixture(autouse=True)
+def few_curves(request, monkeypatch):
+    """None but where they are wanted: to draw them takes longer than an epoch does here."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("GaborSegLib.training.journal.write_curves", lambda path, rows: None)
 
 
 def snapshot(folder):
@@ -75,30 +67,28 @@ def snapshot(folder):
     return {**network, **{f"optimiser {name}": tensor for name, tensor in optimiser.items()}}
 
 
-def start(data, output, *more):
-    command = [
-        sys.executable,
-        "-m",
-        "GaborSegLib",
-        "train",
-        str(data),
-        "--output",
-        str(output),
-        *SMALL_ARGUMENTS,
-        *more,
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def arguments(data, output, *more):
+    return ["train", *map(str, (data, "--output", output, *SMALL_ARGUMENTS.split(), *more))]
 
 
-def wait_for_steps(process, count):
-    """Read events until so many training steps are done."""
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress" and event["stage"].startswith("Epoch"):
-            count -= 1
-            if count == 0:
-                return
-    raise AssertionError("the run ended too early")
+def is_step(line):
+    event = json.loads(line)
+    return event["event"] == "progress" and event["stage"].startswith("Epoch")
+
+
+class SignalsItself(io.StringIO):
+    """Standard output that sends this process a signal once so many training steps were told."""
+
+    def __init__(self, steps, number):
+        super().__init__()
+        self.steps, self.number = steps, number
+
+    def write(self, line):
+        self.steps -= is_step(line)
+        if self.steps == 0:
+            self.steps = math.inf
+            signal.raise_signal(self.number)
+        return super().write(line)
 
 
 def assert_same(first, second):
@@ -106,16 +96,17 @@ def assert_same(first, second):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow  # 150 steps, or it has learnt nothing
 def test_learns_the_made_structures(data_set, tmp_path):
     options = Options(
         variant="conventional",
-        epochs=20,
+        epochs=30,
         augmentation="none",
-        grid_size=32,
+        grid_size=16,
         base_channels=4,
-        learning_rate=3e-3,
+        learning_rate=5e-3,
         decay=0.5,
-        validate_every=20,
+        validate_every=30,
         dropout=0.0,
     )
     progress = Trainer(find_data(data_set), tmp_path / "run", options, validation=["s1"]).run()
@@ -124,7 +115,7 @@ def test_learns_the_made_structures(data_set, tmp_path):
     assert load_weights(tmp_path / "run" / BEST).card["scores"]["validation"]["dice_mean"] > 0.8
 
 
-def test_writes_what_it_says(data_set, tmp_path):
+def test_writes_what_it_says(data_set, tmp_path, curves):
     events = []
     Trainer(find_data(data_set), tmp_path / "run", SMALL, validation=["s1"], report=events.append).run()
     names = {file.name for file in (tmp_path / "run").iterdir() if not file.name.startswith("optimiser-")}
@@ -168,7 +159,7 @@ def test_writes_what_it_says(data_set, tmp_path):
     assert card["scores"]["validation"]["scans"] == ["s1"]
 
 
-def test_trains_without_matplotlib(data_set, tmp_path, monkeypatch):
+def test_trains_without_matplotlib(data_set, tmp_path, curves, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -192,28 +183,44 @@ def test_workers_draw_the_same_images(data_set, tmp_path):
     assert_same(snapshot(tmp_path / "0"), snapshot(tmp_path / "2"))
 
 
-@pytest.mark.parametrize("how", ["kill", "terminate", "interrupt"])
-def test_a_stopped_run_goes_on_bit_for_bit(how, data_set, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = ["--cache", str(tmp_path / "cache")]
-    assert start(data_set, whole, *options).communicate(timeout=120) and (whole / SNAPSHOT).exists()
+@pytest.fixture(scope="module")
+def whole(made_data, tmp_path_factory):
+    """(folder of a run that nothing stopped, its cache)."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert cli.main(arguments(made_data, folder / "run", "--cache", folder / "cache")) == 0
+    return folder / "run", folder / "cache"
 
-    process = start(data_set, stopped, *options)
-    wait_for_steps(process, 8)  # in the middle of the second of three epochs of five steps
-    process.send_signal({"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}[how])
-    output = process.communicate(timeout=60)[0]
-    if how == "kill":
-        assert process.returncode == -signal.SIGKILL
-    else:
-        result = json.loads(output.splitlines()[-1])
-        assert (process.returncode, result["event"], result["complete"]) == (0, "result", False)
-    process = start(data_set, stopped, "--resume", *options)
-    process.communicate(timeout=120)
-    assert process.returncode == 0
 
-    assert_same(snapshot(whole), snapshot(stopped))
-    assert (whole / BEST).read_bytes() == (stopped / BEST).read_bytes()
-    losses = [[row["loss"] for row in csv.DictReader(open(folder / "metrics.csv"))] for folder in (whole, stopped)]
+def killed(command):
+    """Run a command in a process that is killed in the middle of the second of three epochs of five steps."""
+    process = subprocess.Popen([sys.executable, "-m", "GaborSegLib", *command], stdout=subprocess.PIPE, text=True)
+    steps = filter(is_step, process.stdout)
+    assert len(list(itertools.islice(steps, 8))) == 8
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def stopped(command, number):
+    """Run a command here and send a signal at the same place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", SignalsItself(8, number))
+        status = cli.main(command)
+        result = json.loads(sys.stdout.getvalue().splitlines()[-1])
+    assert (status, result["event"], result["complete"]) == (0, "result", False)
+
+
+@pytest.mark.parametrize("how", [pytest.param("kill", marks=pytest.mark.processes), "SIGTERM", "SIGINT"])
+def test_a_stopped_run_goes_on_bit_for_bit(how, whole, made_data, tmp_path):
+    whole, cache = whole
+    command = arguments(made_data, tmp_path, "--cache", cache)
+    killed(command) if how == "kill" else stopped(command, getattr(signal, how))
+    assert (tmp_path / SNAPSHOT).exists()
+    assert cli.main([*command, "--resume"]) == 0
+
+    assert_same(snapshot(whole), snapshot(tmp_path))
+    assert (whole / BEST).read_bytes() == (tmp_path / BEST).read_bytes()
+    losses = [[row["loss"] for row in csv.DictReader(open(folder / "metrics.csv"))] for folder in (whole, tmp_path)]
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
@@ -360,12 +367,22 @@ def moved_away(folder):
         elsewhere.rename(folder)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(made_data, tmp_path_factory):
+    """(options of a run, its folder, its cache); the disk was well."""
+    folder, options = (
+        tmp_path_factory.mktemp("undisturbed"),
+        replace(SMALL, variant="conventional", augmentation="none"),
+    )
+    Trainer(find_data(made_data), folder / "run", options, ["s1"], cache=folder / "cache").run()
+    return options, folder / "run", folder / "cache"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 @pytest.mark.parametrize("what", ["full disk", "permission", "data"])
-def test_what_happens_to_a_disk_leaves_a_run_that_goes_on(what, data_set, tmp_path):
-    options = replace(SMALL, variant="conventional", augmentation="none")
-    cache = tmp_path / "cache"
-    Trainer(find_data(data_set), tmp_path / "whole", options, ["s1"], cache=cache).run()
+def test_what_happens_to_a_disk_leaves_a_run_that_goes_on(what, undisturbed, data_set, tmp_path):
+    options, whole, prepared = undisturbed
+    cache = shutil.copytree(prepared, tmp_path / "cache")
     with TemporaryDirectory() as folder, ExitStack() as trouble:
         Path(folder).chmod(0o755)  # and not below pytest's folder, which nobody else may enter
         output = Path(folder) / "run"
@@ -396,7 +413,7 @@ def test_what_happens_to_a_disk_leaves_a_run_that_goes_on(what, data_set, tmp_pa
         assert not [file for file in os.listdir(output) if file.startswith(".partial")]
         progress = Trainer(find_data(data_set), output, options, ["s1"], cache=own_cache, resume=True).run()
         assert progress.epoch == 3
-        assert_same(snapshot(tmp_path / "whole"), snapshot(output))
+        assert_same(snapshot(whole), snapshot(output))
 
 
 def test_a_stop_file_ends_the_run_after_its_step(data_set, tmp_path):
@@ -440,7 +457,8 @@ def test_augmentation_on_the_device_is_the_same(data_set, tmp_path):
 
 def test_a_batch_is_the_mean_over_its_images(data_set, tmp_path):
     """One step of several images against torch on all of them at once, in float64; the last step has one image less."""
-    options = replace(SMALL, variant="conventional", epochs=1, batch_size=3, augmentation="none", patch=None, dropout=0)
+    options = replace(SMALL, variant="conventional", epochs=1, batch_size=3, augmentation="none", dropout=0)
+    options = replace(options, grid_size=16, patch=None)
     trainer = Trainer(find_data(data_set), tmp_path, options, ["s1"])
     trainer.network.double()
     gradients, own_step = [], trainer.optimiser.step
