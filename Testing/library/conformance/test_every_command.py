@@ -35,6 +35,7 @@ COMMANDS = {
     "check": ("{scan} --weights {weights} --device cpu", ["scan", "weights"]),
     "environment": ("", []),
     "info": ("{weights}", ["weights"]),
+    "demo": ("{scan} -o {out} --weights {weights}", ["scan", "weights"]),
 }
 CODES = {"scan": "image", "data": "data", "weights": "weights", "small": "weights"}
 MISSING = [(command, kind) for command, (_, kinds) in COMMANDS.items() for kind in kinds]
@@ -55,7 +56,9 @@ def test_every_command_is_known_here(capsys):
     assert sorted(found) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=pytest.mark.processes if name == "demo" else ()) for name in COMMANDS]
+)
 def test_command_ends_with_a_result(command, places, capsys):
     assert "--json" in help_of(capsys, command) and "--debug" in help_of(capsys, command)
     status, events = told(capsys, command, *COMMANDS[command][0].format(**places).split())
