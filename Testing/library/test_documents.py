@@ -3,12 +3,13 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from GaborSegLib.cli import main
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "Testing/host/README.md"])
 WRITTEN_BY_A_PROGRAM = ("models.md",)
 README = REPOSITORY / "README.md"
