@@ -158,10 +158,7 @@ def read_card(path):
         PanelError: the file cannot be read, is no weight file of GaborSeg, or has a card that this copy cannot use.
     """
     try:
-        card = protocol.read_card(path)
-        if card["variant"] not in protocol.VARIANTS:
-            raise ValueError(f"unknown variant {card['variant']}")
-        return card
+        return protocol.read_card(path)
     except OSError as error:
         raise PanelError(
             _("{path}: cannot be read ({reason}); choose another weight file.").format(path=path, reason=error.strerror)
