@@ -18,6 +18,23 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("GABORSEG_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def write_curves():
+    """The function that draws curves.png, which training does not call here: it takes longer than an epoch."""
+    from GaborSegLib.training import journal
+
+    with pytest.MonkeyPatch.context() as patch:
+        drawing = journal.write_curves
+        patch.setattr(journal, "write_curves", lambda path, rows: None)
+        yield drawing
+
+
+@pytest.fixture
+def curves(write_curves, monkeypatch):
+    """For a test that looks at curves.png: it is drawn."""
+    monkeypatch.setattr("GaborSegLib.training.journal.write_curves", write_curves)
+
+
 @pytest.fixture
 def data_set(made_data, tmp_path):
     """Folder of a data set of six made scans of five subjects, for this test to change."""

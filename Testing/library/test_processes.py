@@ -1,6 +1,7 @@
 """Training in several processes: real ones, that find each other over this machine's own network and use gloo.
 
-The results are compared with those of one process alone, which test_trainer.py compares with torch.
+The results are compared with those of one process alone, which test_trainer.py compares with torch. Most of the time
+goes into importing torch, two seconds for each process, so there are few tests, and each asserts much.
 """
 
 import csv
@@ -24,7 +25,10 @@ from GaborSegLib.training.options import Options
 from GaborSegLib.training.snapshot import load_snapshot
 from GaborSegLib.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by Linux' /proc")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by Linux' /proc"),
+]
 
 # Augmented and with dropout: what is drawn depends on neither the processes nor their number.
 OPTIONS = Options(
@@ -58,11 +62,18 @@ ARGUMENTS = [
 TRAIN = ["-m", "GaborSegLib", "train"]
 
 
-@pytest.fixture
-def alone(data_set, tmp_path):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The cache of prepared scans that `alone` fills and all runs share."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def alone(made_data, prepared, tmp_path_factory):
     """(network, best validation Dice) of one process with two images a step; two of the six scans are validated on."""
-    progress = Trainer(find_data(data_set), tmp_path / "alone", OPTIONS, ["s1", "s2"], cache=tmp_path / "cache").run()
-    return load_snapshot(tmp_path / "alone")[0], progress.best_dice
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    progress = Trainer(find_data(made_data), folder, OPTIONS, ["s1", "s2"], cache=prepared).run()
+    return load_snapshot(folder)[0], progress.best_dice
 
 
 @pytest.fixture
@@ -119,15 +130,17 @@ def assert_as_alone(folder, alone):
     assert facts["progress"]["best_dice"] == pytest.approx(best, abs=1e-6)
 
 
-def test_a_killed_process_is_replaced_and_the_run_ends_as_it_would_have(data_set, tmp_path, start, alone, capsys):
+def test_a_killed_process_is_replaced_and_the_run_ends_as_it_would_have(
+    made_data, prepared, tmp_path, start, alone, capsys
+):
     output = tmp_path / "run"
-    process = start(*TRAIN, data_set, "-o", output, "--processes", 2, "--cache", tmp_path / "cache", *ARGUMENTS)
+    process = start(*TRAIN, made_data, "-o", output, "--processes", 2, "--cache", prepared, *ARGUMENTS)
     events = wait_for(process, "epoch", epoch=1)
     workers = children(process.pid, "spawn_main")
     assert len(workers) == 2
 
     assert json.loads((output / LOCK).read_text())["pid"] == process.pid
-    status = cli.main(["train", str(data_set), "-o", str(output), "--resume", "--device", "cpu", *ARGUMENTS])
+    status = cli.main(["train", str(made_data), "-o", str(output), "--resume", "--device", "cpu", *ARGUMENTS])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert status == 2 and f"process {process.pid} on {socket.gethostname()}" in told["message"]
 
@@ -145,9 +158,9 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_it_would_have(data_set
     assert not (output / LOCK).exists()
 
 
-def test_no_process_outlives_a_killed_launcher_and_one_process_goes_on(data_set, tmp_path, start, alone):
-    output, cache = tmp_path / "run", ["--cache", str(tmp_path / "cache")]
-    process = start(*TRAIN, data_set, "-o", output, "--processes", 2, *cache, *ARGUMENTS)
+def test_no_process_outlives_a_killed_launcher_and_one_process_goes_on(made_data, prepared, tmp_path, start, alone):
+    output, cache = tmp_path / "run", ["--cache", str(prepared)]
+    process = start(*TRAIN, made_data, "-o", output, "--processes", 2, *cache, *ARGUMENTS)
     wait_for(process, "epoch", epoch=1)
     workers = children(process.pid, "spawn_main")
     assert len(workers) == 2
@@ -159,16 +172,30 @@ def test_no_process_outlives_a_killed_launcher_and_one_process_goes_on(data_set,
         time.sleep(0.2)
     assert (output / LOCK).exists()
     more = [*cache, *ARGUMENTS, "--resume", "--batch-size", "2", "--device", "cpu"]
-    assert cli.main(["train", str(data_set), "-o", str(output), *more]) == 0
+    assert cli.main(["train", str(made_data), "-o", str(output), *more]) == 0
     assert_as_alone(output, alone)
 
 
-def test_a_stopped_run_goes_on_under_two_launchers(data_set, tmp_path, start, alone):
+# Runs `python -m GaborSegLib`, and fails if a thread of the process group is left when Python is about to shut down:
+# one that still holds a tensor can end the process by SIGABRT.
+WATCHED = """
+import runpy, sys
+from pathlib import Path
+try:
+    runpy.run_module("GaborSegLib", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    status = end.code
+names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+sys.exit(status or [name for name in names if "gloo" in name] or 0)
+"""
+
+
+def test_a_stopped_run_goes_on_under_two_launchers_and_leaves_no_thread(made_data, prepared, tmp_path, start, alone):
     """Stopped by SIGTERM to the launcher; then as if on two machines, of which one has the folder of the run."""
     machines = [tmp_path / "one", tmp_path / "two"]
     for machine in machines:
         machine.mkdir()
-    process = start(*TRAIN, data_set, "-o", "run", "--processes", 2, *ARGUMENTS, cwd=machines[0])
+    process = start(*TRAIN, made_data, "-o", "run", "--processes", 2, *ARGUMENTS, cwd=machines[0])
     wait_for(process, "epoch", epoch=1)
     process.terminate()
     result = finish(process)[-1]
@@ -182,7 +209,8 @@ def test_a_stopped_run_goes_on_under_two_launchers(data_set, tmp_path, start, al
         "-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --rdzv-backend static --master-addr 127.0.0.1 "
         f"--master-port {port} --local-addr 127.0.0.1"
     ).split()
-    train = [*TRAIN, data_set, "-o", "run", "--resume", "--device", "cpu", *ARGUMENTS]
+    (tmp_path / "watched.py").write_text(WATCHED)
+    train = [tmp_path / "watched.py", "train", made_data, "-o", "run", "--resume", "--device", "cpu", *ARGUMENTS]
     launchers = [start(*launch, "--node-rank", i, *train, cwd=machine) for i, machine in enumerate(machines)]
     events = [finish(launcher) for launcher in launchers]
     assert events[0][-1]["complete"] and events[1] == []  # the first process alone reports and writes
@@ -190,25 +218,9 @@ def test_a_stopped_run_goes_on_under_two_launchers(data_set, tmp_path, start, al
     assert os.listdir(machines[1] / "run") == ["cache"]
 
 
-def test_no_thread_of_the_process_group_is_left_when_python_shuts_down(data_set, tmp_path, start):
-    """One that is, and still holds a tensor, can end the process by SIGABRT."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from GaborSegLib import cli\n"
-        "status = cli.main(['train', *sys.argv[1:]])\n"
-        "names = [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]\n"
-        "sys.exit(status or [name for name in names if 'gloo' in name] or 0)\n"
-    )
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--local-addr", "127.0.0.1", script]
-    events = finish(start(*launch, data_set, "-o", tmp_path / "run", "--device", "cpu", *ARGUMENTS))
-    assert events[-1]["complete"]
-
-
-def test_an_error_with_a_remedy_is_told_once_and_not_tried_again(data_set, tmp_path, start):
+def test_an_error_with_a_remedy_is_told_once_and_not_tried_again(made_data, tmp_path, start):
     options = [*ARGUMENTS, "--lr", "1e30", "--augmentation", "none"]
-    process = start(*TRAIN, data_set, "-o", tmp_path / "run", "--processes", 2, *options)
+    process = start(*TRAIN, made_data, "-o", tmp_path / "run", "--processes", 2, *options)
     output, _ = process.communicate(timeout=300)
     events = [json.loads(line) for line in output.splitlines()]
     assert process.returncode == 2
@@ -217,8 +229,8 @@ def test_an_error_with_a_remedy_is_told_once_and_not_tried_again(data_set, tmp_p
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_gpus_that_are_not_there_are_refused_at_once(data_set, tmp_path, capsys):
+def test_gpus_that_are_not_there_are_refused_at_once(made_data, tmp_path, capsys):
     here = torch.cuda.device_count()
-    status = cli.main(["train", str(data_set), "-o", str(tmp_path / "run"), "--gpus", f"{here},{here + 1}"])
+    status = cli.main(["train", str(made_data), "-o", str(tmp_path / "run"), "--gpus", f"{here},{here + 1}"])
     assert status == 2 and f"got {here},{here + 1}" in capsys.readouterr().err
     assert not (tmp_path / "run" / SNAPSHOT).exists()

@@ -49,18 +49,6 @@ SMALL_ARGUMENTS = (
 )
 
 
-@pytest.fixture
-def curves():
-    """For a test that wants curves.png."""
-
-
-@pytest.fixture(autouse=True)
-def few_curves(request, monkeypatch):
-    """None but where they are wanted: to draw them takes longer than an epoch does here."""
-    if "curves" not in request.fixturenames:
-        monkeypatch.setattr("GaborSegLib.training.journal.write_curves", lambda path, rows: None)
-
-
 def snapshot(folder):
     """All tensors of a snapshot: the network's and the optimiser's."""
     network, optimiser, _ = load_snapshot(folder)
