@@ -192,6 +192,7 @@ def test_all_tables_in_one_run(weights, data_set, tmp_path, monkeypatch, capsys)
 
     few.append(Degradation("Empty", "all 0", fail))
     monkeypatch.setattr(robustness.measure, "__defaults__", (few,))
+    monkeypatch.setattr(accuracy, "CUBE", 32)  # the paper's 128 would take nearly all of the time
     tables = ["dice", "repeatability", "agreement", "flip", "robustness"]
     out = tmp_path / "out"
     arguments = ["accuracy.py", weights, "--data", data_set, "--device", "cpu", "--output", out, "--tables", *tables]
@@ -279,6 +280,7 @@ def test_taps_that_meet_a_voxel():
         assert layers.taps_that_meet_a_voxel(size, k) == counted
 
 
+@pytest.mark.slow  # the mixed network of full size, and the same with plain convolutions
 def test_layers_are_timed(capsys, monkeypatch):
     """The tables of training and layers on small cubes, and a network without Gabor layers on the plain side."""
     monkeypatch.setattr(layers, "own_peak", lambda *_: 1.0)
