@@ -261,6 +261,7 @@ def test_a_network_is_measured():
     assert measured["seconds"] > 0
 
 
+@pytest.mark.processes
 def test_the_whole_click_is_measured(tiny_weights, data_set, tmp_path, capsys):
     whole_click.click(data_set / "images" / "s0.nii.gz", tiny_weights, 1, tmp_path / "out")
     text = capsys.readouterr().out

@@ -240,6 +240,7 @@ def test_evaluation_leaves_out_what_the_source_lacks(data_set, tmp_path, tiny_we
     assert scores[names[-1]] is None and scores[names[0]] is not None
 
 
+@pytest.mark.real
 def test_real_scans(real_data):
     """Of the challenge: 28 scans of 24 people, and stray voxels of two insula ids in two of their label maps."""
     data = find_data(real_data, "neuromorphometrics")
@@ -250,6 +251,7 @@ def test_real_scans(real_data):
     assert note.kind == "note" and "65 (1 voxel in 1 of 4 maps), 66 (2 voxels in 1 of 4 maps)" in note.message
 
 
+@pytest.mark.real
 def test_freesurfer_labels_of_real_heads(real_data, tmp_path):
     maps = real_data.parent / "head-label-maps"
     if not maps.is_dir():

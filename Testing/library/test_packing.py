@@ -53,6 +53,7 @@ def test_holds_what_prepare_makes(packed, data_set, tmp_path):
         assert all(torch.equal(one, two) for one, two in zip(load_prepared(stem), load_prepared(other)))
 
 
+@pytest.mark.processes
 def test_trains_without_what_reads_scans_and_to_the_same_weights(packed, data_set, tmp_path):
     blocked = "import sys; sys.modules.update(nibabel=None, SimpleITK=None)\nfrom GaborSegLib import cli\n"
     code = blocked + "sys.exit(cli.main(sys.argv[1:]))"

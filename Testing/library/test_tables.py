@@ -125,6 +125,7 @@ def test_freesurfer_by_its_colour_table():
     assert read.apply(np.array([1001, 2035, 12175, 3001, 5002])).tolist() == [1, 1, 1, 13, 13]
 
 
+@pytest.mark.real
 def test_neuromorphometrics_by_the_released_ids(real_data):
     read = open_table("neuromorphometrics")
     with open(real_data / "structures.csv", newline="") as file:

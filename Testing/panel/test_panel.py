@@ -1,7 +1,6 @@
 """The panel from the click to the segmentation, with the real library in real processes."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,8 +17,16 @@ def weights_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("weights")
 
 
+@pytest.fixture(scope="session")
+def environment():
+    """What this Python has, as the worker would tell it; it takes the worker two seconds before each run."""
+    from GaborSegLib.environment import environment
+
+    return environment()
+
+
 @pytest.fixture
-def user(module_widget, weights_folder, monkeypatch):
+def user(module_widget, weights_folder, environment, monkeypatch):
     """The self-test's hands: chooses, clicks, waits. What a dialog would show is collected in `user.errors`."""
     from GaborSegPanel.selftest import SelfTest, synthetic_brain
 
@@ -30,14 +37,27 @@ def user(module_widget, weights_folder, monkeypatch):
     user.scan, user.labels = synthetic_brain()
     user.weights = weights_folder / "mixed.safetensors"
     if not user.weights.exists():
-        for variant in ("mixed", "gabor"):
-            shutil.move(user.make_weights(variant), weights_folder)
+        make_weights(user, weights_folder)
+    user.panel.environment.stop_check()
+    user.panel.choices.interpreter = sys.executable
+    user.panel.environment.take(environment)
     yield user
     module_widget.panel.cancel()
     module_widget.panel.environment.stop_check()
     left = user.leftovers()
     user.close()
     assert left == []
+
+
+def make_weights(user, folder):
+    """The self-test's own weights, made in this process instead of one for each variant."""
+    from GaborSegPanel import selftest
+
+    np.savez(folder / "brain.npz", scan=user.scan, labels=user.labels, affine=selftest.AFFINE)
+    for variant in ("gabor", "mixed"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["-c", str(folder), variant])
+            exec(selftest.MAKE_WEIGHTS, {})
 
 
 @pytest.fixture
@@ -59,6 +79,7 @@ def put_under_transform(node, matrix):
 # Runs
 
 
+@pytest.mark.processes
 def test_under_a_linear_transform_the_result_lies_with_the_volume(user, volume):
     turn = np.array([[0.6, -0.8, 0, 10], [0.8, 0.6, 0, -20], [0, 0, 1.0, 30], [0, 0, 0, 1]])
     transform = put_under_transform(volume, turn)
@@ -76,6 +97,7 @@ def test_under_a_linear_transform_the_result_lies_with_the_volume(user, volume):
     np.testing.assert_allclose(bounds, expected, atol=8)
 
 
+@pytest.mark.processes
 def test_running_again_replaces_the_result(user, volume):
     user.choose(volume)
     user.click_segment()
@@ -96,21 +118,14 @@ def test_running_again_replaces_the_result(user, volume):
     user.labels_are_right(node, volume)
 
 
-def test_double_click_starts_one_run(user, volume):
+@pytest.mark.processes
+def test_a_double_click_starts_one_run_and_slicer_stays_responsive(user, volume):
+    """The longest time that the event loop is not served, until the surfaces are made."""
     user.choose(volume)
     user.click_segment()
     run = user.panel.segment.run
     user.ui.segmentButton.click()
     assert user.panel.segment.run is run and run is not None
-    user.wait_for_end()
-    assert user.errors == []
-    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
-
-
-def test_slicer_stays_responsive(user, volume):
-    """The longest time that the event loop is not served, until the surfaces are made."""
-    user.choose(volume)
-    user.click_segment()
     longest, last = 0, time.monotonic()
     while user.panel.segment.run is not None and user.ui.progressBar.value < 6:
         slicer.app.processEvents()
@@ -119,8 +134,10 @@ def test_slicer_stays_responsive(user, volume):
     user.wait_for_end()
     assert user.errors == []
     assert longest < 1
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
 
 
+@pytest.mark.processes
 def test_closing_the_scene_while_running(user, volume, module_widget):
     user.choose(volume)
     user.click_segment()
@@ -135,6 +152,7 @@ def test_closing_the_scene_while_running(user, volume, module_widget):
     assert user.ui.segmentButton.text == "Segment"
 
 
+@pytest.mark.processes
 def test_deleting_the_input_while_running(user, volume):
     user.choose(volume)
     user.click_segment()
@@ -144,6 +162,7 @@ def test_deleting_the_input_while_running(user, volume):
     assert "Brain was deleted" in user.ui.statusLabel.text
 
 
+@pytest.mark.processes
 def test_deleting_the_output_while_running_makes_a_new_one(user, volume):
     output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Old")
     user.choose(volume)
@@ -156,6 +175,7 @@ def test_deleting_the_output_while_running_makes_a_new_one(user, volume):
     assert user.panel.choices.outputSegmentation.GetName() == "Brain segmentation"
 
 
+@pytest.mark.processes
 def test_leaving_slicer_while_running(user, volume, module_widget):
     user.choose(volume)
     user.click_segment()
@@ -199,6 +219,7 @@ def test_a_full_disk_is_found_before_the_start(user, volume, small_disk, monkeyp
     assert node_count() == before and os.listdir(small_disk) == ["filling"]
 
 
+@pytest.mark.processes
 def test_a_disk_that_fills_up_meanwhile(user, volume, small_disk, monkeypatch):
     user.choose(volume)
     monkeypatch.setattr("GaborSegPanel.run.make_temporary_folder", lambda: _folder_on(small_disk))
@@ -327,6 +348,7 @@ def test_device_choices_come_from_the_worker(user):
 # The environment
 
 
+@pytest.mark.processes
 def test_checking_the_environment(user, wait_until):
     user.panel.choices.interpreter = sys.executable
     user.ui.checkButton.click()

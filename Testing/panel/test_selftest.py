@@ -3,7 +3,10 @@
 import sys
 import unittest
 
+import pytest
 
+
+@pytest.mark.processes
 def test_selftest(module_widget, monkeypatch):
     import GaborSeg
 

@@ -78,6 +78,7 @@ def end(run):
         os.killpg(os.getpgid(run.owner["pid"]), signal.SIGKILL)
 
 
+@pytest.mark.processes
 def test_two_processes_chart_stop_resume_end_and_segment(user, data_set):
     user.panel.environment.found = None  # so that Start asks for it
     user.choose(data_set, epochs=10, processes=2)
@@ -342,6 +343,7 @@ def test_closing_slicer_without_a_run_asks_nothing(user, folder):
 # Choices
 
 
+@pytest.mark.processes
 def test_all_problems_of_the_data_are_shown(user, data_set, wait_until):
     (data_set / "labels" / "s3.nii.gz").unlink()
     (data_set / "images" / "s1.nii.gz").write_bytes(b"no image")
@@ -363,6 +365,7 @@ def test_all_problems_of_the_data_are_shown(user, data_set, wait_until):
     assert "no scan or subject is named nobody" in user.ui.dataProblems.plainText
 
 
+@pytest.mark.processes
 def test_what_is_no_data_set(user, tmp_path, wait_until):
     user.panel.data.choose_data(tmp_path)
     wait_until(lambda: not user.panel.data.is_checking, 60)
