@@ -35,7 +35,10 @@ def run_command(options):
         tell_error(options, report, error, "cancelled", "cancelled")
         return CANCELLED
     except Exception as error:
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher says what happened, and starts the run again
+        # A launcher says what happened, and starts the run again.
+        if getattr(options, "place", None) or "TORCHELASTIC_RUN_ID" in os.environ:
+            if options.debug:
+                traceback.print_exc()
             raise
         message = f"unexpected {type(error).__name__}: {error}; --debug shows where"
         tell_error(options, report, error, "unexpected", message)

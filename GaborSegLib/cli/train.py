@@ -76,8 +76,8 @@ def add_arguments(parser):
     )
     parser.add_argument("--cache", metavar="DIR", help="folder for prepared scans (default: OUTPUT/cache)")
     parser.add_argument("--facts", metavar="JSON", help="file with entries for the card, such as data and licence")
-    # `restart` is a number in the processes of `processes.launch`.
-    parser.set_defaults(defaults=defaults, restart=None)
+    # `place` is a `processes.Place` in those that `processes.launch` started.
+    parser.set_defaults(defaults=defaults, place=None)
 
 
 def run(options, report):
@@ -85,14 +85,14 @@ def run(options, report):
     from functools import partial
 
     from ..training.lock import locked, request_stop, stop_requested
-    from ..training.processes import is_launched, joined, launch
+    from ..training.processes import is_launched, joined, launch, restarts
 
-    if options.restart is None:  # else it was done by the process that started this one
+    if not options.place:  # else it was done by the process that started this one
         _complete(options)
-    if int(os.environ.get("RANK", 0)) == 0 and not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        _check_data(options, report)
+        if int(os.environ.get("RANK", 0)) == 0 and not restarts():
+            _check_data(options, report)
     count = len(options.gpus or []) or options.processes or 1
-    if count > 1 and not is_launched():
+    if count > 1 and not options.place and not is_launched():
         _check_gpus(options.gpus)
         with locked(options.output):
             stop_requested(options.output)  # what is left from before is taken away
@@ -102,7 +102,7 @@ def run(options, report):
                 lambda: request_stop(options.output),
                 lambda message: report({"event": WARNING, "message": message}),
             )
-    with joined() as team:
+    with joined(options.place) as team:
         return _train(team, options, report)
 
 
@@ -134,9 +134,9 @@ def _check_data(options, report):
         refuse_errors(found[2], report)
 
 
-def _run_in_team(options, restart):
+def _run_in_team(options, place):
     """What each process of `processes.launch` does."""
-    options.restart = restart
+    options.place = place
     return run_command(options)
 
 
@@ -149,13 +149,13 @@ def _train(team, options, report):
     from ..training.lock import locked, stop_requested
     from ..training.processes import is_launched, restarts
 
-    restart = restarts() if options.restart is None else options.restart
-    if options.threads or options.restart is not None:
+    restart = options.place.restart if options.place else restarts()
+    if options.threads or options.place:
         torch.set_num_threads(options.threads or max(1, torch.get_num_threads() // team.local_size))
     with ExitStack() as stack:
         opened = team.gather_results(lambda: (_open_data(options), _device(options, team), _facts(options)))
         data, device, facts = opened[team.rank]
-        if options.restart is None:  # else the launcher holds the lock
+        if not options.place:  # else the launcher holds the lock
             # torchrun is the process that was started; it lives on when this one is started again.
             pid = os.getppid() if is_launched() else os.getpid()
             team.broadcast_from_first(lambda: stack.enter_context(locked(options.output, pid)))

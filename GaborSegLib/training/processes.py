@@ -1,21 +1,21 @@
-"""The processes of one training run: starting them by torch's elastic launcher, and what they tell each other.
+"""The processes of one training run: starting them, and what they tell each other.
 
-They find each other by the environment variables of that launcher, so a run that `torchrun` started on many machines
-and one that was started here are the same to them.
+Those of one machine are started here, those of many by torch's launcher, `torchrun`, which tells them by environment
+variables where they meet. From then on there is no difference.
 """
 
 import gc
 import importlib
-import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
-import uuid
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
-from tempfile import TemporaryDirectory
+from multiprocessing.connection import wait
 
 import torch
 from torch import distributed
@@ -24,12 +24,28 @@ from ..errors import GaborSegError, ToldElsewhere, TrainingError
 
 # How often a run is started again after one of its processes died.
 RESTARTS = 3
-# Seconds that a process waits before it ends with an error that may have begun in another one.
+# Seconds that the others have to end when one has failed: they may be writing, or about to tell the error.
 OTHERS_WAIT = 10
 # Longer than any wait of one process for another, such as for scans to be prepared. A dead one is noticed at once.
 PATIENCE = timedelta(hours=6)
 # Exit statuses of a process that has said what was wrong, or was told to end; starting again would not help.
 FINAL = (2, 130)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a process among those that `launch` started.
+
+    Attributes:
+        rank, size: this process's number, from 0, and how many there are.
+        port: where on this machine the launcher serves the store by which they find each other.
+        restart: how often the run was started before.
+    """
+
+    rank: int
+    size: int
+    port: int
+    restart: int
 
 
 class Team:
@@ -40,12 +56,11 @@ class Team:
         local_rank, local_size: the same for those of this machine.
     """
 
-    def __init__(self):
+    def __init__(self, local_rank=0, local_size=1):
         joined = distributed.is_initialized()
         self.rank = distributed.get_rank() if joined else 0
         self.size = distributed.get_world_size() if joined else 1
-        self.local_rank = int(os.environ["LOCAL_RANK"]) if joined else 0
-        self.local_size = int(os.environ["LOCAL_WORLD_SIZE"]) if joined else 1
+        self.local_rank, self.local_size = local_rank, local_size
 
     def sum(self, *numbers):
         """The sums of every process's numbers, a list."""
@@ -95,7 +110,7 @@ def _attempt(work):
 
 
 def is_launched():
-    """Whether torch's launcher, started by hand (`torchrun`) or by `launch`, started this process."""
+    """Whether torch's launcher, `torchrun`, started this process."""
     return distributed.is_torchelastic_launched()
 
 
@@ -105,25 +120,35 @@ def restarts():
 
 
 @contextmanager
-def joined():
-    """Context that gives the `Team` that this process belongs to."""
-    if not is_launched():
+def joined(place=None):
+    """Context that gives the `Team` that this process belongs to, by its `Place` if `launch` started it."""
+    if not place and not is_launched():
         yield Team()
         return
-    _end_with_parent()
+    if place:
+        local = place.rank, place.size
+        meeting = {"store": _store(place), "rank": place.rank, "world_size": place.size}
+    else:
+        local, meeting = (int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])), {}
+        _end_with_launcher()
     # Its functions take the group that is there when it is imported as a default, so if that is left to
     # DistributedDataParallel, the group and its threads outlive `destroy_process_group`, and what such a thread still
     # holds can end the process by SIGABRT while Python shuts down.
     importlib.import_module("torch.distributed.nn.functional")
     with_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if with_nccl else "gloo", timeout=PATIENCE)
-    yield Team()
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if with_nccl else "gloo", timeout=PATIENCE, **meeting)
+    yield Team(*local)
     # Only after success: after an error the others may not answer any more.
     gc.collect()  # a model that is still held would keep the group
     distributed.destroy_process_group()
 
 
-def _end_with_parent():
+def _store(place):
+    """What the processes of a launcher find each other by, and leave what they died of in."""
+    return distributed.TCPStore("127.0.0.1", place.port, timeout=PATIENCE, use_libuv=False)
+
+
+def _end_with_launcher():
     """Let this process end as soon as its launcher has, however that ended: nobody else would stop or restart it."""
     launcher, parent = multiprocessing.parent_process(), os.getppid()
 
@@ -139,15 +164,14 @@ def _end_with_parent():
 
 
 def launch(work, count, stop, warn):
-    """Run `work(restart)` in `count` processes of this machine, which are a `Team`.
+    """Run `work(place)` in `count` processes of this machine, which `joined(place)` makes a `Team`.
 
-    If one dies, all are started again, up to `RESTARTS` times. (Not by the elastic launcher's own restarts: it cannot
-    tell a process that crashed from one that ended with an error that a person has to do something about.) SIGTERM and
-    Ctrl-C are passed on by calling `stop`. When this process ends, in whatever way, so do the others.
+    If one dies, all are started again, up to `RESTARTS` times; not after an exit status in `FINAL`. SIGTERM and Ctrl-C
+    are passed on by calling `stop`. When this process ends, in whatever way, so do the others.
 
     Args:
-        work: function of a module, or a `functools.partial` of one; takes how often the run was started before, and
-            returns an exit status.
+        work: function of a module, or a `functools.partial` of one; takes a `Place` and returns an exit status.
+        count: how many.
         stop: called, perhaps more than once, to ask the run to end; the processes are given the time they need.
         warn: takes a message.
 
@@ -157,8 +181,6 @@ def launch(work, count, stop, warn):
     Raises:
         TrainingError: a process died once too often.
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     stopping = threading.Event()
 
     def ask_to_stop(*_):
@@ -170,91 +192,85 @@ def launch(work, count, stop, warn):
         handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for restart in range(RESTARTS + 1):
-            try:
-                return max(_run_elastic(work, count, restart).values())
-            except ChildFailedError as error:
-                # Any of them: the launcher ends the others, and what it did to them may look like the first failure.
-                final = [failure.exitcode for failure in error.failures.values() if failure.exitcode in FINAL]
-                if final:
-                    return final[0]
-                rank, failure = error.get_first_failure()
-                reason = f"process {rank} of {count} died ({_cause(failure)})"
-                if stopping.is_set():
-                    break
-                if restart < RESTARTS:
-                    warn(f"{reason}; the run goes on from its last snapshot, restart {restart + 1} of {RESTARTS}")
+            status, reason = _run(work, count, restart)
+            if status is not None:
+                return status
+            if stopping.is_set():
+                break
+            if restart < RESTARTS:
+                warn(f"{reason}; the run goes on from its last snapshot, restart {restart + 1} of {RESTARTS}")
         raise TrainingError(f"{reason}. The last snapshot is kept; go on with --resume")
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _run_elastic(work, count, restart):
-    """Run `work(restart)` in `count` processes once: dictionary from rank to result."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def _run(work, count, restart):
+    """Run `work` in `count` processes once.
 
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what happens is said here, and in one line
-    others, outcome = set(multiprocessing.active_children()), {}
-
-    def run():
-        with TemporaryDirectory(prefix="gaborseg-") as folder:
-            config = LaunchConfig(
-                1,
-                1,
-                count,
-                logs_specs=DefaultLogsSpecs(folder),
-                run_id=uuid.uuid4().hex,
-                rdzv_backend="c10d",
-                rdzv_endpoint="localhost:0",
-                local_addr="localhost",
-                max_restarts=0,
-            )
-            try:
-                outcome["results"] = elastic_launch(config, _enter)(work, restart)
-            except BaseException as error:
-                outcome["error"] = error
-
-    # In a thread, where the elastic launcher leaves the signals alone: it would give the processes 30 seconds to end,
-    # and a step on a CPU can take longer.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    Returns:
+        (exit status, None), or (None, what happened) if a process died and it can be tried again.
+    """
+    # A new one for every start. Not by libuv, torch's default, which it is built without for Windows.
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=False)
+    start = multiprocessing.get_context("spawn").Process
+    places = [Place(rank, count, store.port, restart) for rank in range(count)]
+    processes = [start(target=_enter, args=(work, place)) for place in places]
     try:
-        while thread.is_alive():
-            thread.join(0.5)  # and not for ever: on Windows, signals wait for that
+        for process in processes:
+            process.start()
+        failed = _failures(processes)
     finally:
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["results"]
+        for process in processes:
+            if process.pid:  # it was started
+                process.kill()
+                process.join()
+    if not failed:
+        return 0, None
+    for status in failed.values():
+        if status in FINAL:
+            return status, None
+    (_, cause), rank = min((_death(store, rank, status), rank) for rank, status in failed.items())
+    return None, f"process {rank} of {count} died ({cause})"
 
 
-def _enter(work, restart):
+def _failures(processes):
+    """Wait until all have ended, but not for ever once one has failed: dictionary from rank to bad exit status."""
+    end = math.inf
+    while True:
+        running = [process.sentinel for process in processes if process.exitcode is None]
+        failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+        if not running or time.monotonic() > end:
+            return failed
+        if failed:
+            end = min(end, time.monotonic() + OTHERS_WAIT)
+        wait(running, 0.5)  # and not longer: on Windows, signals wait for that
+
+
+def _enter(work, place):
     """The first function of a started process."""
+    _end_with_launcher()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all, and the launcher asks the run to stop
     try:
-        status = work(restart)
-    except Exception:
-        # When one process dies, the others fail for want of it. The one that was first has to be seen first, and can
-        # take seconds to end; then these are ended without waiting any longer.
-        time.sleep(OTHERS_WAIT)
-        raise
-    if status and int(os.environ["RANK"]):
-        time.sleep(OTHERS_WAIT)  # the first one tells the error, and is ended as soon as another one has
-    if status:
-        raise SystemExit(status)
-    return status
+        status = work(place)
+    except Exception as error:
+        store, words = _store(place), " ".join(f"{type(error).__name__}: {error}".split())
+        # `compare_set` waits until it is done, and `set` does not.
+        store.compare_set(f"death {place.rank}", "", f"{store.add('deaths', 1)} {words}")
+        os._exit(1)  # and not by Python's shutdown, where the threads of a group that has lost a member can abort
+    raise SystemExit(status)
 
 
-def _cause(failure):
-    """Why a process died, from torch's `ProcessFailure`."""
-    if failure.exitcode == -signal.SIGTERM or failure.exitcode >= 0:
-        lines = [line for line in str(failure.message).splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"exit status {failure.exitcode}"
+def _death(store, rank, status):
+    """(when, why) a process died, the second in one line.
+
+    The others raise exceptions for want of it, so of these the first one matters, and any other cause comes before: 0.
+    """
+    if store.check([f"death {rank}"]):
+        when, words = store.get(f"death {rank}").decode().split(" ", 1)
+        return int(when), words
     with suppress(ValueError):
-        name = signal.Signals(-failure.exitcode).name
+        name = signal.Signals(-status).name
         more = ": killed from outside, perhaps by the system because memory ran out" if name == "SIGKILL" else ""
-        return f"{name}{more}"
-    return f"signal {-failure.exitcode}"
+        return 0, f"{name}{more}"
+    return 0, f"exit status {status}"

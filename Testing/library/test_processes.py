@@ -20,8 +20,10 @@ import torch
 
 from GaborSegLib import cli
 from GaborSegLib.data.sources import find_data
+from GaborSegLib.errors import TrainingError
 from GaborSegLib.protocol import LOCK, SNAPSHOT, STOP, is_alive
 from GaborSegLib.training.options import Options
+from GaborSegLib.training.processes import launch
 from GaborSegLib.training.snapshot import load_snapshot
 from GaborSegLib.training.trainer import Trainer
 
@@ -78,19 +80,40 @@ def alone(made_data, prepared, tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path):
-    """Function that starts a Python process; those that are left at the end are killed."""
-    processes = []
+    """Function that starts a Python process; those that are left at the end are killed. None may leave a folder."""
+    processes, temporary = [], tmp_path / "temporary files"
+    temporary.mkdir()
 
     def run(*arguments, **more):
         command = [sys.executable, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, **pipes, **more))
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        processes.append(subprocess.Popen(command, **pipes, env=environment, **more))
         return processes[-1]
 
     yield run
     for process in processes:
         process.kill()
         process.communicate()
+    assert not list(temporary.glob("gaborseg-*"))
+
+
+def fail(place):
+    """What processes of `launch` do that fail at every start, each time in another way."""
+    if place.restart == 0:
+        raise ValueError("a message\nof two lines")
+    if place.restart == 1:
+        os.abort()
+    if place.restart == 2:
+        return 5
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_for_good(place):
+    """What processes of `launch` do of which one tells an error, while the other fails for want of it."""
+    if place.rank:
+        return 2
+    raise RuntimeError("no answer")
 
 
 def children(pid, word):
@@ -234,3 +257,17 @@ def test_gpus_that_are_not_there_are_refused_at_once(made_data, tmp_path, capsys
     status = cli.main(["train", str(made_data), "-o", str(tmp_path / "run"), "--gpus", f"{here},{here + 1}"])
     assert status == 2 and f"got {here},{here + 1}" in capsys.readouterr().err
     assert not (tmp_path / "run" / SNAPSHOT).exists()
+
+
+def test_after_the_third_restart_a_run_ends_and_the_causes_were_told_in_a_line_each():
+    told = []
+    with pytest.raises(TrainingError, match=r"process 0 of 1 died \(SIGKILL: .*--resume"):
+        launch(fail, 1, None, told.append)
+    causes = ["ValueError: a message of two lines", "SIGABRT", "exit status 5"]
+    goes_on = "the run goes on from its last snapshot, restart"
+    assert told == [f"process 0 of 1 died ({cause}); {goes_on} {i} of 3" for i, cause in enumerate(causes, 1)]
+
+
+def test_an_error_that_any_process_tells_is_final():
+    told = []
+    assert launch(fail_for_good, 2, None, told.append) == 2 and not told
