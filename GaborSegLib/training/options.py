@@ -1,5 +1,6 @@
 """What a training run is defined by."""
 
+import math
 from dataclasses import dataclass
 
 from ..scans.grid import SIZE
@@ -50,3 +51,12 @@ class Options:
     def field(self):
         """What a network trained like this is to see of a scan; see `model.network.cube_scores`."""
         return "content" if self.patch else "cube"
+
+
+def learning_rate(options, step, steps):
+    """The learning rate of a step: constant, and over the last `decay` of all steps falling to 0 along a cosine."""
+    falling = options.decay * steps
+    done = step - (steps - falling)
+    if done <= 0:
+        return options.learning_rate
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done / falling))

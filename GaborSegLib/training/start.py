@@ -2,9 +2,12 @@
 
 from dataclasses import asdict
 
+import torch
+
 from ..errors import TrainingError
 from ..events import silent
 from ..model.fitting import fit_gabor_layers
+from ..model.network import build_network
 from ..model.weights import load_weights
 from ..protocol import BEST, has_snapshot
 from .snapshot import load_snapshot
@@ -118,6 +121,19 @@ def read_snapshot(output, resume, now, report=silent):
     found = load_snapshot(output, report)
     check_identity(output, found[2], now)
     return found
+
+
+def new_network(options, classes):
+    """The network of a run, with its first weights: they follow from the seed alone."""
+    torch.manual_seed(options.seed)
+    return build_network(
+        options.variant,
+        options.conventional_kernel_size,
+        options.gabor_kernel_size,
+        classes=classes,
+        base_channels=options.base_channels,
+        dropout=options.dropout,
+    )
 
 
 def start_from(path, network, names, variant, report=silent):

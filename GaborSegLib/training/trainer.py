@@ -23,18 +23,18 @@ from ..data.dataset import seed_of
 from ..evaluation.metrics import dice
 from ..events import silent
 from ..model.losses import LOSSES
-from ..model.network import build_network, cube_scores
+from ..model.network import cube_scores
 from ..model.weights import save_weights
 from ..protocol import BEST, EPOCH_STAGE
 from .batches import Batches
 from .card import make_card
 from .journal import Progress, peak_memory, write_metrics
 from .lock import stop_requested
-from .options import Options
+from .options import Options, learning_rate
 from .processes import Team
 from .remedies import explaining_memory, explaining_output, not_finite
 from .snapshot import optimiser_tensors, restore, save_snapshot
-from .start import check_identity, identity, read_snapshot, start_from
+from .start import check_identity, identity, new_network, read_snapshot, start_from
 
 # A snapshot is saved at the end of every epoch, and within an epoch when the last one is older than this.
 SNAPSHOT_SECONDS = 300
@@ -101,7 +101,7 @@ class Trainer:
         self.batches = Batches(data, *parts, self.options, self.team, self.device, cache, heads, workers, augment_on)
         self.progress, self.inherited = Progress(), {"earlier_stages": []}
         self.stopping, self.saved = False, time.monotonic()
-        self.network = self._new_network()
+        self.network = new_network(self.options, classes=len(data.table.names) + 1)
         snapshot = self.team.broadcast_from_first(
             lambda: read_snapshot(self.output, resume, self.identity(), self.report)
         )
@@ -317,18 +317,6 @@ class Trainer:
 
     # Helpers
 
-    def _new_network(self):
-        options = self.options
-        torch.manual_seed(options.seed)
-        return build_network(
-            options.variant,
-            options.conventional_kernel_size,
-            options.gabor_kernel_size,
-            classes=len(self.data.table.names) + 1,
-            base_channels=options.base_channels,
-            dropout=options.dropout,
-        )
-
     def _parallel(self):
         """The network as the processes train it together; by itself where there is one."""
         if self.team.size == 1:
@@ -340,15 +328,6 @@ class Trainer:
 
     def _explaining(self, what):
         return explaining_memory(what, self.output, self.options, self.device, self.precision)
-
-
-def learning_rate(options, step, steps):
-    """The learning rate of a step: constant, and over the last `decay` of all steps falling to 0 along a cosine."""
-    falling = options.decay * steps
-    done = step - (steps - falling)
-    if done <= 0:
-        return options.learning_rate
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done / falling))
 
 
 def _set_precision(precision):

@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from GaborSegLib import cli, protocol
+from GaborSegLib import protocol
 from GaborSegLib.data.augmentation import AUGMENTATIONS
 from GaborSegLib.model.losses import LOSSES
 from GaborSegLib.model.weights import bundled_weights, load_weights
 from GaborSegLib.protocol import is_alive, read_card, read_lock, read_recipe
-from GaborSegLib.structures import resource_path
 
 CARD = {
     "format": 1,
@@ -137,18 +136,6 @@ def test_a_missing_file_is_an_os_error(tmp_path):
 
 
 # Recipes
-
-
-@pytest.mark.parametrize("path", sorted(resource_path("Recipes").glob("*.json")), ids=lambda path: path.stem)
-def test_bundled_recipes_are_taken_by_the_command_line(path, tmp_path, capsys):
-    """Each stage gets as far as a data set that is not there."""
-    recipe = read_recipe(path)
-    assert recipe.name == path.stem and recipe.description and recipe.stages
-    assert not recipe.start or (resource_path("Weights") / f"{recipe.start}.safetensors").is_file()
-    for stage in recipe.stages:
-        arguments = ["train", str(tmp_path / "missing"), "-o", str(tmp_path / "run"), *stage.arguments]
-        assert cli.main(arguments) == protocol.REFUSED
-        assert str(tmp_path / "missing") in capsys.readouterr().err
 
 
 def test_a_recipe(tmp_path):

@@ -28,9 +28,9 @@ from GaborSegLib.model.losses import PCCLoss
 from GaborSegLib.model.weights import load_weights, read_card, save_weights
 from GaborSegLib.protocol import BEST, PREVIOUS, SNAPSHOT, STOP
 from GaborSegLib.training.lock import request_stop
-from GaborSegLib.training.options import Options
+from GaborSegLib.training.options import Options, learning_rate
 from GaborSegLib.training.snapshot import load_snapshot
-from GaborSegLib.training.trainer import Trainer, learning_rate
+from GaborSegLib.training.trainer import Trainer
 
 SMALL = Options(
     variant="mixed",
