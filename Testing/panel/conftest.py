@@ -59,6 +59,8 @@ def module_widget(application, scene):
     load_module(MODULE)
     slicer.util.selectModule("GaborSeg")
     slicer.util.mainWindow().show()
+    # Entered, it asks its Python what that has; the answer takes two seconds and is of use to few tests.
+    slicer.modules.GaborSegWidget.panel.environment.stop_check()
     yield slicer.modules.GaborSegWidget
     unload_module("GaborSeg")
 
