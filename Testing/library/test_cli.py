@@ -215,6 +215,7 @@ def test_errors_of_every_step_cost_their_scan_alone(tiny_weights, tmp_path, caps
     assert sorted(file.name for file in out.iterdir()) == [f"s{seed}_labels.nii.gz" for seed in (0, 2, 4, 5)]
 
 
+@pytest.mark.slow  # Python looks through all of its memory, four times
 def test_one_scan_is_in_memory_at_a_time_and_written_before_the_next_is_read(
     folder, tiny_weights, tmp_path, capsys, monkeypatch
 ):
@@ -259,6 +260,7 @@ def test_what_is_no_error_of_a_scan_ends_all_of_them(kind, status, tiny_weights,
     ]
 
 
+@pytest.mark.slow  # two threads that wait for each other where others are at work, too
 def test_many_scans_have_the_threads_that_one_has(folder, tiny_weights, tmp_path, capsys, monkeypatch):
     predict, seen, before = Segmenter.predict, [], torch.get_num_threads()
 
@@ -347,6 +349,7 @@ def test_info_and_check_and_environment(scan, tiny_weights, capsys):
     assert result["missing"] == [] and result["devices"][0]["id"] == "cpu"
 
 
+@pytest.mark.slow  # all in one
 def test_train_evaluate_segment_from_end_to_end(data_set, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = "--variant conventional --epochs 2 --augmentation none --grid-size 32 --base-channels 4 --device cpu"
@@ -386,6 +389,7 @@ def imported(arguments):
     return set(process.stderr.splitlines()[-1].split())
 
 
+@pytest.mark.processes
 def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
     for arguments in (["--help"], ["train", "--help"]):  # the second names the bundled recipes
         assert not {"torch", "numpy", "nibabel", "SimpleITK", "tqdm", "matplotlib"} & imported(arguments)
@@ -411,6 +415,7 @@ def test_a_command_imports_only_what_it_needs(scan, tiny_weights, tmp_path):
     assert "SimpleITK" in imported(["segment", scan, "-o", tmp_path / "l.nii.gz", "--weights", tiny_weights])
 
 
+@pytest.mark.processes
 def test_the_demo_writes_everything_of_a_scan(scan, tiny_weights, tmp_path, capsys):
     pytest.importorskip("vtk")
     out = tmp_path / "demo"

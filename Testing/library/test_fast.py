@@ -18,6 +18,10 @@ from GaborSegLib.model.gabor import GaborConv3d, bake_kernels
 from GaborSegLib.model.losses import PCCLoss
 from GaborSegLib.model.network import VARIANTS, build_network
 
+# With Gabor kernels of 7^3 at every level, the plain side takes seconds.
+EACH = pytest.mark.parametrize(
+    "variant", ["conventional", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS[1:])]
+)
 FILES = {"fourier.py", "pyramid.py", "separable.py", "fused.py"}
 
 
@@ -63,7 +67,7 @@ def assert_near(found, expected, tolerance):
         assert torch.linalg.vector_norm(one - other) <= tolerance * torch.linalg.vector_norm(other)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@EACH
 def test_with_and_without_the_switch_networks_do_the_same(variant):
     network, image, labels = made(variant)
     with plain():
@@ -73,7 +77,7 @@ def test_with_and_without_the_switch_networks_do_the_same(variant):
         assert_near(one, other, 1e-8)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@EACH
 def test_and_in_single_precision(variant):
     """On a larger image, with spectra that are kept in the Gabor network; direct convolution is as far from float64."""
     network, image, labels = made(variant, torch.float32, 8, (48, 32, 32))
@@ -101,7 +105,7 @@ def files_run(function):
     return found & FILES
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@EACH
 def test_with_the_switch_none_of_the_faster_files_is_run(variant):
     network, image, labels = made(variant)
     gabor = set() if variant == "conventional" else {"separable.py"}
@@ -115,6 +119,7 @@ def test_with_the_switch_none_of_the_faster_files_is_run(variant):
             assert files_run(lambda: network.eval()(image)) == set()
 
 
+@pytest.mark.slow  # kernels are fitted
 def test_a_layer_and_a_fit_follow_the_switch():
     layer, image = GaborConv3d(8, 8), torch.rand(1, 8, 16, 16, 16, requires_grad=True)
     weight = torch.rand(1, 1, 3, 3, 3)
@@ -145,6 +150,7 @@ def test_the_switch(monkeypatch):
         assert os.environ["GABORSEG_PLAIN"] == value
 
 
+@pytest.mark.processes
 def test_processes_inherit_the_switch():
     asks = "from GaborSegLib.model.fast import is_plain; print(is_plain())"
 
@@ -188,6 +194,7 @@ def test_the_choice_is_the_cheapest_way():
     assert cuts[axes] == min(cuts.values()) < costs.direct(shape, 24, 7, costs.TRAINING)
 
 
+@pytest.mark.processes
 def test_the_files_below_know_nothing_of_those_above():
     """In a process of its own, where `fast` is all that was asked for."""
     asks = "import sys, GaborSegLib.model.fast; print([n for n in sys.modules if n.startswith('GaborSegLib.model.')])"

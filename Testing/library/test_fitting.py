@@ -47,6 +47,7 @@ def test_blurs_and_edges_are_gabor_kernels(axis):
     assert lost.max() < 0.05
 
 
+@pytest.mark.slow  # many steps of fitting
 def test_repeats_and_does_not_depend_on_the_parts(monkeypatch):
     weight = torch.randn(3, 2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     first, second = fit_gabor_kernels(weight, 5), fit_gabor_kernels(weight, 5)
@@ -62,6 +63,7 @@ def test_silent_kernels_stay_silent():
     assert found.abs().max() < 1e-5
 
 
+@pytest.mark.slow  # many steps of fitting
 def test_layers_of_a_network():
     """Of a mixed network only the conventional layers are fitted, of another size none; progress reaches the end."""
     events = []

@@ -52,6 +52,7 @@ def test_gradcheck():
     assert gradcheck(lambda *both: convolve(*both, axes), (image, kernel))
 
 
+@pytest.mark.slow  # against float64
 @pytest.mark.parametrize("size, tiles", [((16, 16, 16), 1), ((28, 30, 26), 2)])
 def test_float32_is_as_good_as_needed(size, tiles):
     """Within 1e-5 of the largest value; 1e-4 would do."""
@@ -123,6 +124,7 @@ def agrees(layer, image):
         return (layer(image) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow  # the sizes at which spectra are kept
 def test_kept_spectra_follow_the_weight_and_the_size():
     network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     layer = network[0]
@@ -142,6 +144,7 @@ def test_kept_spectra_follow_the_weight_and_the_size():
     assert list(network.state_dict()) == ["0.weight"]
 
 
+@pytest.mark.slow  # the sizes at which spectra are kept
 def test_copies_of_a_baked_layer():
     network, image = baked_layer(), torch.randn(1, 16, 32, 32, 32)
     assert agrees(network, image)

@@ -98,6 +98,7 @@ def test_the_card_names_the_recipe(data_set, tmp_path, written):
     assert cli.main([*command, "--resume"]) == 0
 
 
+@pytest.mark.processes
 def test_processes_that_are_started_have_the_recipe_too(data_set, tmp_path, written, monkeypatch):
     written({"epochs": 9}, SMALL)
     monkeypatch.chdir(tmp_path)

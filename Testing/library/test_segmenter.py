@@ -60,6 +60,7 @@ def rotation(degrees, axis):
     return matrix
 
 
+@pytest.mark.slow  # 49 segmentations
 def test_every_axis_order_and_flip_gives_the_same_place(tiny_weights):
     """No interpolation is left: the cube is centred on the scan, so a flip maps its voxels onto each other."""
     segmenter = Segmenter(tiny_weights, "cpu")

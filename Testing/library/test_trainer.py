@@ -155,6 +155,7 @@ def test_trains_without_matplotlib(data_set, tmp_path, curves, monkeypatch):
     assert (tmp_path / "run" / "metrics.csv").exists() and not (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.slow  # three trainings
 def test_same_seed_same_weights_other_seed_other_weights(data_set, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         options = Options(**{**SMALL.__dict__, "seed": seed, "epochs": 1})
@@ -164,6 +165,7 @@ def test_same_seed_same_weights_other_seed_other_weights(data_set, tmp_path):
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
+@pytest.mark.processes  # forks
 def test_workers_draw_the_same_images(data_set, tmp_path):
     options = Options(**{**SMALL.__dict__, "epochs": 1})
     for workers in (0, 2):
@@ -198,6 +200,7 @@ def stopped(command, number):
     assert (status, result["event"], result["complete"]) == (0, "result", False)
 
 
+@pytest.mark.slow  # a run, a stopped one, and the rest of that
 @pytest.mark.parametrize("how", [pytest.param("kill", marks=pytest.mark.processes), "SIGTERM", "SIGINT"])
 def test_a_stopped_run_goes_on_bit_for_bit(how, whole, made_data, tmp_path):
     whole, cache = whole
@@ -258,6 +261,7 @@ def test_starts_from_a_weight_file(data_set, tmp_path):
         Trainer(find_data(data_set), tmp_path / "third", other, ["s1"], init=best)
 
 
+@pytest.mark.slow  # three trainings, one after the other
 def test_the_card_tells_what_the_weights_started_from_however_often_the_run_was_stopped(data_set, tmp_path):
     options = replace(SMALL, epochs=1)
     licence = {"licence": "CC BY-NC 4.0", "credits": "their scans", "limits": "theirs"}
@@ -273,6 +277,7 @@ def test_the_card_tells_what_the_weights_started_from_however_often_the_run_was_
     assert "earlier_stages" not in cards[0]["training"] and not any("earlier_stages" in stage for stage in stages)
 
 
+@pytest.mark.slow  # kernels are fitted
 def test_gabor_kernels_start_from_mixed_ones(data_set, tmp_path):
     """Where both are Gabor kernels they are taken, else the nearest to the conventional ones; not again on resuming."""
     options, events = Options(**{**SMALL.__dict__, "variant": "gabor", "epochs": 1}), []
@@ -366,6 +371,7 @@ def undisturbed(made_data, tmp_path_factory):
     return options, folder / "run", folder / "cache"
 
 
+@pytest.mark.slow  # a run, a stopped one, and the rest of that
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 @pytest.mark.parametrize("what", ["full disk", "permission", "data"])
 def test_what_happens_to_a_disk_leaves_a_run_that_goes_on(what, undisturbed, data_set, tmp_path):
@@ -491,6 +497,7 @@ def test_every_precision_trains(precision, data_set, tmp_path):
     assert all(tensor.dtype == torch.float32 for tensor in snapshot(tmp_path).values())
 
 
+@pytest.mark.slow  # a cube of 128^3 is prepared
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux' limit of the address space")
 def test_out_of_memory_says_what_did_not_fit_and_what_helps(data_set, tmp_path):
     import resource

@@ -51,6 +51,7 @@ def test_it_says_what_it_needs_and_under_which_licences(wheel):
     assert "gaborseg = GaborSegLib.cli:main" in read["entry_points.txt"]
 
 
+@pytest.mark.processes
 def test_its_commands_find_their_resources_away_from_the_tree(wheel, tmp_path):
     wheel.extractall(tmp_path / "site")
     code = "import GaborSegLib, sys; sys.stderr.write(GaborSegLib.__file__); from GaborSegLib.cli import main"
