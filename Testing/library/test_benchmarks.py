@@ -184,6 +184,7 @@ def weights(tmp_path):
     return tmp_path / "small.safetensors"
 
 
+@pytest.mark.slow
 def test_all_tables_in_one_run(weights, data_set, tmp_path, monkeypatch, capsys):
     few = [next(d for d in DEGRADATIONS if d.name == name) for name in ("Gamma", "Slices", "Field of view")]
 

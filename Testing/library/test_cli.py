@@ -106,6 +106,7 @@ def folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_all_its_scans_and_not_the_label_maps_written_beside_them(folder, tiny_weights, tmp_path, capsys):
     out = tmp_path / "single"
     for seed in range(3):

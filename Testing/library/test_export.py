@@ -41,6 +41,7 @@ def images():
     return [torch.rand(1, 1, *size, generator=torch.manual_seed(0)) for size in SIZES]
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_the_networks_scores(weights, tmp_path):
     path = tmp_path / "new" / "model.onnx"
     assert cli.main(["export", str(weights), "-o", str(path)]) == 0
@@ -59,6 +60,7 @@ def test_onnxruntime_gives_the_networks_scores(weights, tmp_path):
         np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torchscript_gives_the_networks_scores(weights, tmp_path):
     path = tmp_path / "model.pt"
     assert cli.main(["export", str(weights), "-o", str(path)]) == 0

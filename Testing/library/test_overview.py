@@ -117,6 +117,7 @@ def test_nothing_segmented_and_a_name_like_a_formula(head, tmp_path):
     assert imread(tmp_path / "o.png")[SLICES].max() > 0.5
 
 
+@pytest.mark.slow
 def test_other_and_many_structures(head, tmp_path, no_vtk):
     """As many as Neuromorphometrics has: each has its swatch in the legend, and none runs off the picture."""
     structures = named_structures([f"Region {i} of the cortex" for i in range(1, 140)])

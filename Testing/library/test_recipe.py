@@ -89,6 +89,7 @@ def test_a_bundled_recipe_and_its_stages(trained):
     assert (third["recipe"], third["variant"], third["seed"]) == ("conventional-cpu:3", "conventional", 2)
 
 
+@pytest.mark.slow
 def test_the_card_names_the_recipe(data_set, tmp_path, written):
     path, out = written({"epochs": 9}, SMALL, name="twice"), tmp_path / "run"
     command = ["train", str(data_set), "-o", str(out), "--recipe", f"{path}:2", "--seed", "3", "--device", "cpu"]

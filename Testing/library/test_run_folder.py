@@ -65,6 +65,7 @@ def test_a_second_run_is_refused_and_told_of_the_first(tmp_path, host):
     assert (tmp_path / LOCK).read_text() == lock_of(os.getppid(), host)
 
 
+@pytest.mark.processes
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     for text in (lock_of(dead_pid()), "", "no JSON", "[1]"):
         (tmp_path / LOCK).write_text(text)

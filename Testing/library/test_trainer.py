@@ -103,6 +103,7 @@ def test_learns_the_made_structures(data_set, tmp_path):
     assert load_weights(tmp_path / "run" / BEST).card["scores"]["validation"]["dice_mean"] > 0.8
 
 
+@pytest.mark.slow
 def test_writes_what_it_says(data_set, tmp_path, curves):
     events = []
     Trainer(find_data(data_set), tmp_path / "run", SMALL, validation=["s1"], report=events.append).run()
