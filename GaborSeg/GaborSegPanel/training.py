@@ -20,7 +20,7 @@ from pathlib import Path
 from slicer.i18n import tr as _
 
 from . import PanelError, protocol, write_text
-from .worker import FULL_DISK, Lines, python_executable, worker_environment
+from .worker import FULL_DISK, Lines, python_command, worker_environment
 
 RECORD, EVENTS, LOG = "panel.json", "events.jsonl", "log.txt"
 LOG_LINES = 100
@@ -217,7 +217,7 @@ def start(folder, interpreter, arguments, resume=False):
             ).format(folder=folder, lock=folder / protocol.LOCK, **owner)
         )
     arguments = [str(argument) for argument in arguments]
-    command = [python_executable(interpreter), "-m", "GaborSegLib", "train", *arguments, "--output", str(folder)]
+    command = [*python_command(interpreter), "train", *arguments, "--output", str(folder)]
     command += ["--json", *["--resume"] * resume]
     options = {"start_new_session": True}
     if sys.platform == "win32":

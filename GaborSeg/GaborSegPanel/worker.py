@@ -1,4 +1,4 @@
-"""Runs `python -m GaborSegLib ...` beside Slicer, reads its events and ends it when asked.
+"""Runs `python .../GaborSegLib ...` beside Slicer, reads its events and ends it when asked.
 
 The process writes into two files that a timer looks at. So nothing has to be read by a thread (in Slicer they hardly
 get to run), no pipe can fill up, and what a dying process said last is still there.
@@ -22,28 +22,30 @@ from slicer.i18n import tr as _
 from . import PanelError, beside_module, protocol
 
 INTERVAL_MS = 100
+PREFIX = f"GaborSeg-{os.getpid()}-"  # of temporary folders; another Slicer has its own
 LAST_LINES = 8  # of the log, shown when a worker dies without a word
 FULL_DISK = 1 << 20  # bytes; with less free, a worker can not even write its last words
 
 
 class Worker:
-    """One command of the library.
+    """One command of the library, or another program that writes such events.
 
     Args:
         interpreter: path of a Python, or "" for Slicer's own.
-        arguments: of `python -m GaborSegLib`; `--json` is added.
+        arguments: of the program; `--json` is added.
         folder: an existing folder for its output; the caller removes it.
         on_event: called with each event (a dictionary) but `result` and `error`.
         on_log: called with each line of its log.
         on_end: called once at the end, with (result event, None) or (None, message); not after `stop`.
+        program: path of what Python runs; the library by default.
     """
 
-    def __init__(self, interpreter, arguments, folder, on_event, on_log, on_end):
+    def __init__(self, interpreter, arguments, folder, on_event, on_log, on_end, program=None):
         self._on_event, self._on_log, self._on_end = on_event, on_log, on_end
         self._folder = Path(folder)
         self._result = self._error = None
         self._last_lines = []
-        command = [python_executable(interpreter), "-m", "GaborSegLib", *map(str, arguments), "--json"]
+        command = [*python_command(interpreter, program), *map(str, arguments), "--json"]
         files = [self._folder / "events.txt", self._folder / "log.txt"]
         self._process = _start(command, worker_environment(interpreter), *files)
         self._readers = [Lines(file) for file in files]
@@ -68,11 +70,13 @@ class Worker:
             self._event(line)
             if not self._timer.active:
                 return  # stopped by whom the event was told
+        ended = ended or self._result is not None  # its files are written; torch takes a while to take itself down
         for line in self._readers[1].new_lines(ended):
             self._log(line)
         if ended and self._timer.active:
             self._timer.stop()
-            _end_tree(self._process)  # whatever it may have left behind
+            # Whatever is left of it. The system takes half a second to clear its memory away; nobody waits for that.
+            _end_tree(self._process, wait=0)
             self._close()
             self._on_end(*self._outcome())
 
@@ -95,12 +99,11 @@ class Worker:
         self._on_log(line)
 
     def _outcome(self):
-        status = self._process.returncode
-        if status == protocol.DONE and self._result is not None:
+        if self._result is not None:
             return self._result, None
         if self._error is not None:
             return None, self._error["message"]
-        return None, "\n".join([_how_it_died(status, self._folder), *self._last_lines])
+        return None, "\n".join([_how_it_died(self._process.returncode, self._folder), *self._last_lines])
 
     def _close(self):
         for reader in self._readers:
@@ -165,14 +168,17 @@ def python_executable(interpreter):
     return found
 
 
+def python_command(interpreter, program=None):
+    """How a command line begins that runs the library, or another program: by its path, which nothing can hide."""
+    return [python_executable(interpreter), str(program or beside_module("GaborSegLib"))]
+
+
 def worker_environment(interpreter):
-    """Environment variables for a worker: the library is found, its output is UTF-8.
+    """Environment variables for a worker: its output is UTF-8.
 
     Another Python than Slicer's must not see what Slicer's launcher has set (PYTHONHOME, library paths).
     """
     environment = dict(slicer.util.startupEnvironment() if interpreter else os.environ)
-    paths = [str(beside_module("GaborSegLib").parent), environment.get("PYTHONPATH")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
@@ -182,7 +188,7 @@ def make_temporary_folder():
     """A new folder in Slicer's temporary folder."""
     parent = slicer.app.temporaryPath
     os.makedirs(parent, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="GaborSeg-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
 
 
 def remove_folder(folder):
@@ -211,8 +217,12 @@ def _start(command, environment, output, log):
             ) from error
 
 
-def _end_tree(process):
-    """End a process and its children: PythonSlicer is a launcher, and the work is done by its child."""
+def _end_tree(process, wait=2):
+    """End a process and its children: PythonSlicer is a launcher, and the work is done by its child.
+
+    Args:
+        wait: seconds to wait for the end.
+    """
     if sys.platform == "win32":
         if process.poll() is None:
             subprocess.run(
@@ -224,7 +234,7 @@ def _end_tree(process):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # its own session, so the group holds nothing else
     with suppress(subprocess.TimeoutExpired):  # stuck in a driver; it is dead for all that matters here
-        process.wait(timeout=2)
+        process.wait(timeout=wait)
 
 
 def _how_it_died(status, folder):

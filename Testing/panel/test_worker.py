@@ -2,8 +2,10 @@
 
 import os
 import stat
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,20 @@ def test_events_log_and_result(run_python, wait_until):
     assert started.events == [{"event": "progress", "stage": "A", "done": 1, "total": 2}]
     assert started.log == ["chatter of a package", "[1, 2]", "not UTF-8: \ufffd"]
     assert started.ends == [({"event": "result", "n": 3}, None)]
+
+
+def test_a_result_is_taken_at_once(run_python, wait_until):
+    """What a process does afterwards, such as taking torch down, is nobody's concern."""
+    started = run_python(
+        "import sys, time\n"
+        "print('about to', file=sys.stderr, flush=True)\n"
+        'print(\'{"event": "result", "n": 3}\', flush=True)\n'
+        "time.sleep(100)\n"
+    )
+    wait_until(lambda: started.ends, 10)
+    assert started.ends == [({"event": "result", "n": 3}, None)]
+    assert started.log == ["about to"]
+    wait_until(lambda: not is_running(started.worker.process_id), 2)
 
 
 def test_an_error_event_is_the_message(run_python, wait_until):
@@ -140,5 +156,34 @@ def test_another_python_does_not_see_slicers_environment(worker, monkeypatch):
     assert worker.worker_environment("")["PYTHONHOME"] == "of Slicer"
     other = worker.worker_environment("/usr/bin/python3")
     assert "PYTHONHOME" not in other
-    assert os.path.isdir(os.path.join(other["PYTHONPATH"].split(os.pathsep)[0], "GaborSegLib"))
     assert other["PYTHONUTF8"] == "1"
+
+
+@pytest.mark.parametrize("option", ["", "-E", "-P"])
+def test_the_library_is_found_by_its_path_whatever_hides_it(worker, tmp_path, option):
+    """As a PythonSlicer may that sets a PYTHONPATH of its own, or takes none."""
+    for name in ("GaborSegLib", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    python, *rest = worker.python_command(sys.executable)
+    environment = {**worker.worker_environment(sys.executable), "PYTHONPATH": str(tmp_path)}
+    command = [python, *([option] if option else []), *rest, "--version"]
+    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert process.stdout.startswith("gaborseg ") and not process.stderr
+
+
+def test_the_library_run_by_its_path_hides_no_other_module(tmp_path):
+    """Its folder has names that other packages have, such as data and files."""
+    library = Path(__file__).resolve().parents[2] / "GaborSegLib"
+    for name in ("data", "files", "events"):
+        (tmp_path / f"{name}.py").write_text("mine = True")
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['GaborSegLib', '--version']\nsys.path.insert(0, {str(library)!r})\n"
+        f"try: runpy.run_path({str(library)!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import data, files, events\nprint(data.mine and files.mine and events.mine)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1:] == ["True"], process.stderr
