@@ -122,6 +122,8 @@ def _segment(segmenter, scan, files, report):
 
     timer = Timer()
     image = read_scan(scan, report, timer)
+    device = str(segmenter.device)
+    tell_doubts(*memory(image, segmenter.card, device), device, report)
     segmentation = segmenter.segment(image, report, timer)
     with timer("Writing"):
         return write(segmentation, image, files), timer
@@ -163,7 +165,6 @@ def add_check_arguments(parser):
 
 def run_check(options, report):
     """Check, without segmenting, that a scan can be segmented here."""
-    from ..environment import environment, memory_needed
     from ..inference.segmenter import choose_device, weights_path
     from ..model.weights import load_weights
     from ..scans.checking import check_image
@@ -174,15 +175,27 @@ def run_check(options, report):
     image = read_image(options.scan)
     for message in check_image(image):
         report({"event": WARNING, "message": message})
-    needed = memory_needed(image.array.size, card["grid_size"])
-    name = "cuda:0" if device == "cuda" else device
-    free = next((entry["free_mib"] for entry in environment()["devices"] if entry["id"] == name), None)
-    if free is not None and free < needed:
-        message = f"about {needed} MiB are needed and {free} MiB are free on {device}; close other programs"
-        report({"event": WARNING, "message": message + ("" if name == "cpu" else ", or choose the device cpu")})
+    needed, free = memory(image, card, device)
+    tell_doubts(needed, free, device, report)
     result = {"variant": card["variant"], "device": device, "needed_mib": needed, "free_mib": free}
     if options.json:
         report({"event": RESULT, **result})
     else:
         print(f"{options.scan}: can be segmented with {card['variant']} kernels on {device}, about {needed} MiB")
     return DONE
+
+
+def memory(image, card, device):
+    """MiB that segmenting an `Image` takes, by an estimate, and MiB that are free on a device, None if not known."""
+    from ..environment import environment, memory_needed
+
+    name = "cuda:0" if device == "cuda" else device
+    free = next((entry["free_mib"] for entry in environment()["devices"] if entry["id"] == name), None)
+    return memory_needed(image.array.size, card["grid_size"]), free
+
+
+def tell_doubts(needed, free, device, report):
+    """Warn where so many MiB are needed on a device, and fewer are free."""
+    if free is not None and free < needed:
+        message = f"about {needed} MiB are needed and {free} MiB are free on {device}; close other programs"
+        report({"event": WARNING, "message": message + ("" if device == "cpu" else ", or choose the device cpu")})

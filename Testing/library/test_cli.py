@@ -236,6 +236,24 @@ def test_one_scan_is_in_memory_at_a_time_and_written_before_the_next_is_read(
     assert found == [(0, []), (0, []), (0, names[:1]), (0, names[:2])]
 
 
+def test_segment_and_check_warn_of_too_little_memory_in_the_same_words(
+    scan, tiny_weights, tmp_path, capsys, monkeypatch
+):
+    """And segment does so before the network starts."""
+    monkeypatch.setattr(
+        "GaborSegLib.environment.environment", lambda: {"devices": [{"id": "cpu", "total_mib": 64, "free_mib": 7}]}
+    )
+    told = []
+    for arguments in (["check", scan], ["segment", scan, "-o", tmp_path / "labels.nii"]):
+        status, out, _ = run(capsys, *arguments, "--weights", tiny_weights, "--device", "cpu", "--json")
+        assert status == 0
+        events = [json.loads(line) for line in out.splitlines()]
+        (place,) = [i for i, event in enumerate(events) if "MiB are needed" in event.get("message", "")]
+        told.append(events[place]["message"])
+        assert "Segmenting" not in [event.get("stage") for event in events[:place]]
+    assert told[0] == told[1] and "7 MiB are free on cpu; close other programs" in told[0]
+
+
 @pytest.mark.parametrize("kind, status", [(KeyboardInterrupt, 130), (ZeroDivisionError, 1)])
 def test_what_is_no_error_of_a_scan_ends_all_of_them(kind, status, tiny_weights, tmp_path, capsys, monkeypatch):
     folder, out = tmp_path / "cohort", tmp_path / "out"
