@@ -29,15 +29,32 @@ def update_chart(owner, rows, title):
         DICE: [(row["epoch"], row["dice_mean"]) for row in rows if row["dice_mean"] is not None],
     }
     for name, values in points.items():
+        # The plot view complains, at every change, of a series that is no line yet.
+        series = _series(chart, name)
+        if len(values) < 2 and chart.HasPlotSeriesNodeID(series.GetID()):
+            chart.RemovePlotSeriesNodeID(series.GetID())
         table = chart.GetNodeReference(f"GaborSeg.{name}")
         columns = np.array(values, dtype=float).reshape(-1, 2)
         slicer.util.updateTableFromArray(table, columns, ["epoch", name])
         table.SetUseColumnTitleAsColumnHeader(True)
+        if len(values) > 1 and not chart.HasPlotSeriesNodeID(series.GetID()):
+            chart.AddAndObservePlotSeriesNodeID(series.GetID())
     # From 0, and with room at the top, where the legend would hide the best scores.
     top = 1.25 * max([1.0, *(loss for epoch, loss in points[LOSS])])
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0.0, top)
     return chart
+
+
+def _series(chart, name):
+    """The series of a chart, whether it is shown or not."""
+    role = f"GaborSeg.{name}.series"
+    series = chart.GetNodeReference(role)
+    if series is None:  # of a scene saved by an older version, where both were always shown
+        shown = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
+        series = next(node for node in shown if node.GetYColumnName() == name)
+        chart.SetNodeReferenceID(role, series.GetID())
+    return series
 
 
 def show_chart(chart):
@@ -58,7 +75,7 @@ def _new_chart(owner):
         series.SetLineWidth(2)
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
         chart.SetNodeReferenceID(f"GaborSeg.{name}", table.GetID())
-        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+        chart.SetNodeReferenceID(f"GaborSeg.{name}.series", series.GetID())
     chart.SetXAxisTitle(_("epoch"))
     chart.SetYAxisTitle(_("loss, Dice"))
     chart.SetLegendVisibility(True)

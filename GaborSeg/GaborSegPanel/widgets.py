@@ -74,8 +74,11 @@ def ask_file(parent, title, kinds):
 
 
 def fill_table(table, headers, rows):
-    """Give a table rows of texts; all but the first column are numbers."""
+    """Give a table rows of texts; all but the first column are numbers, and get the width that they need."""
     table.setColumnCount(len(headers))
+    for column in range(len(headers)):
+        mode = qt.QHeaderView.ResizeToContents if column else qt.QHeaderView.Stretch
+        table.horizontalHeader().setSectionResizeMode(column, mode)
     table.setHorizontalHeaderLabels(headers)
     table.setRowCount(len(rows))
     for i, row in enumerate(rows):

@@ -206,7 +206,8 @@ def test_a_run_is_found_again_after_slicer_was_closed_and_shown_live(user, folde
     np.testing.assert_allclose(slicer.util.arrayFromTableColumn(dice.GetTableNode(), "dice"), [0.1, 0.2, 0.3])
     np.testing.assert_allclose(slicer.util.arrayFromTableColumn(dice.GetTableNode(), "epoch"), [2, 4, 6])
     assert [ui.diceTable.item(1, column).text() for column in range(3)] == ["Shell", "0.600", "0.600"]
-    assert ui.trainingNotes.plainText == "memory is short"
+    assert "Warnings: 1, see the log" in ui.trainingLabel.text and ui.trainingNotes.isHidden()
+    assert ui.log.plainText.count("Old run: memory is short") == 1
     (folder / "last.safetensors").touch()
     process.kill()
     process.wait()
@@ -215,6 +216,40 @@ def test_a_run_is_found_again_after_slicer_was_closed_and_shown_live(user, folde
     assert not ui.resumeButton.isHidden() and ui.trainButton.enabled and not ui.stopButton.enabled
     assert len(user.errors) == 1
     panel.training.close()
+
+
+def test_the_chart_has_lines_only(user, folder):
+    """The plot view complains, at every change, of a series with fewer than two points."""
+    record(folder, dead_pid())
+    write_rows(folder, 1)
+    user.choices.trainingFolder = str(folder)
+    shown = []
+    for count in (1, 2, 3, 4, 1, 5):
+        write_rows(folder, count)
+        user.run.update()
+        user.panel.course.draw()
+        chart = user.choices.parameterNode.GetNodeReference("GaborSeg.trainingChart")
+        series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
+        assert all(one.GetTableNode().GetTable().GetNumberOfRows() > 1 for one in series)
+        shown.append([one.GetYColumnName() for one in series])
+    assert shown == [[], ["loss"], ["loss"], ["loss", "dice"], [], ["loss", "dice"]]
+
+
+def test_a_chart_of_an_older_scene_goes_on(user, folder):
+    """There both series were always shown, and the chart knew them by no name."""
+    from GaborSegPanel import chart
+
+    owner = user.choices.parameterNode
+    write_rows(folder, 4)
+    user.choices.trainingFolder = str(folder)
+    made = chart.update_chart(owner, user.run.rows, "Old")
+    for name in ("loss", "dice"):
+        made.RemoveNodeReferenceIDs(f"GaborSeg.{name}.series")
+    again = chart.update_chart(owner, user.run.rows[:3], "Old")
+    assert again is made
+    assert [again.GetNthPlotSeriesNode(i).GetYColumnName() for i in range(again.GetNumberOfPlotSeriesNodes())] == [
+        "loss"
+    ]
 
 
 def test_a_run_killed_before_it_had_saved_anything(user, folder):

@@ -17,6 +17,7 @@ class TrainingCourseSection(Section):
     def __init__(self, panel):
         super().__init__(panel)
         self._wants_chart = False  # once there is something to draw
+        self._logged = None, 0  # the run whose warnings are in the log, and how many of them
         self.ui.trainingBar.maximum = BAR
         self.when(self.ui.chartButton, "clicked(bool)", self.show_chart)
 
@@ -25,17 +26,22 @@ class TrainingCourseSection(Section):
         there = run is not None and run.exists
         running = there and run.state == RUNNING
         ui.trainingBar.visible = running
-        ui.runButton.visible = there and bool(run.rows or run.problems)
         if not there:
+            ui.runButton.visible = False
             self.say("")
             return
         ui.trainingBar.value = round(BAR * run.fraction)
         text, *more = status(run).splitlines() or [""]
         if run.state == FINISHED and run.weights:
             text += " " + _("Its weights stand in the list of the Segment tab.")
+        warnings = [problem for problem in run.problems if problem != run.error]
+        self._log(run, warnings)
+        if warnings:
+            text += " " + _("Warnings: {count}, see the log of the Segment tab.").format(count=len(warnings))
         self.say(_("{run}: {status}").format(run=run.folder.name, status=text))
-        ui.trainingNotes.visible = bool(run.problems or more)
-        notes = "\n".join([*run.problems, *(more if run.state != FAILED else [])])
+        notes = "\n".join(run.error.splitlines() if run.state == FAILED else more)
+        ui.runButton.visible = bool(run.rows or more)
+        ui.trainingNotes.visible = bool(more)
         if ui.trainingNotes.plainText != notes:
             ui.trainingNotes.plainText = notes
         self._show_dice(run)
@@ -43,6 +49,13 @@ class TrainingCourseSection(Section):
     def say(self, text):
         """Show a text where the run's state stands."""
         say(self.ui.trainingLabel, text)
+
+    def _log(self, run, warnings):
+        """Put the warnings of a run into the log, each once: they may be long, and the scores are what matters here."""
+        known = self._logged[1] if self._logged[0] is run else 0
+        for warning in warnings[known:]:
+            self.panel.segment.log(f"{run.folder.name}: {warning}")
+        self._logged = run, len(warnings)
 
     def wants_chart(self):
         """A run was started: its chart is shown as soon as there is something to draw."""
