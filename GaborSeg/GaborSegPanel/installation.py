@@ -15,6 +15,10 @@ REQUIREMENTS = {
 }
 
 
+class Declined(PanelError):
+    """The user was asked whether to install, and did not want to; there is nothing more to ask."""
+
+
 def ask_and_install(missing, interpreter):
     """Install packages into Slicer's Python if the user agrees.
 
@@ -23,6 +27,7 @@ def ask_and_install(missing, interpreter):
         interpreter: path of the worker's Python; "" for Slicer's own, the only one that is ever changed.
 
     Raises:
+        Declined: the user did not want to.
         PanelError: nothing was installed; says why and what to do.
     """
     names = ", ".join(missing)
@@ -47,7 +52,7 @@ def ask_and_install(missing, interpreter):
         "cancel and choose another Python on the Advanced tab."
     ).format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("GaborSeg: install packages")):
-        raise PanelError(declined)
+        raise Declined(declined)
     try:
         _install(requirements)
     except Exception as error:  # pip, the network, PyTorchUtils: whatever failed there, the remedy is the same

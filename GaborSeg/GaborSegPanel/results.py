@@ -6,13 +6,12 @@ import re
 
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
 
 from . import resource
+from .surface_process import LABELMAP, SURFACE, labelmap
 
-LABELMAP = "Binary labelmap"
-SURFACE = "Closed surface"
 ID_PREFIX = "GaborSeg_"  # tells this program's segments from those that a user adds to the same node
+WANTS_SURFACES = "GaborSegWantsSurfaces"  # attribute of a segmentation node whose surfaces are not made yet
 TABLE_ROLE = "GaborSeg.volumes"  # reference of a segmentation node to the table with its volumes
 PROVENANCE_PREFIX = "GaborSeg."
 # Fig. 4 of the paper: what lies outside is see-through, so that the deep structures are seen.
@@ -21,7 +20,7 @@ COLUMNS = ("Structure", "Volume (mL)", "Percent", "Quality")
 
 
 def show_results(volume, labels, volumes, provenance, segmentation=None, quality=None):
-    """Put a result into the scene.
+    """Put a result into the scene, without surfaces yet.
 
     Args:
         volume: the volume node that was segmented.
@@ -33,7 +32,7 @@ def show_results(volume, labels, volumes, provenance, segmentation=None, quality
         quality: dictionary from structure name to how far it can be trusted, 0 to 1; None where that is not known.
 
     Returns:
-        The segmentation node.
+        The segmentation node. Where `wants_surfaces`, they are to be made (see `Surfaces`).
     """
     made = []  # taken away again if anything fails on the way
     try:
@@ -54,10 +53,31 @@ def show_results(volume, labels, volumes, provenance, segmentation=None, quality
         for node in made:
             slicer.mrmlScene.RemoveNode(node)
         raise
-    for node in (segmentation, table):
+    note(segmentation, provenance)
+    return segmentation
+
+
+def note(segmentation, provenance):
+    """Note on a result's nodes how it was made, a dictionary; what was noted before and is not in it stays."""
+    for node in filter(None, (segmentation, volumes_table(segmentation))):
         for key, value in provenance.items():
             node.SetAttribute(PROVENANCE_PREFIX + key, str(value))
-    return segmentation
+
+
+def wants_surfaces(segmentation):
+    """Whether a result is without surfaces, and the user did not switch them off in the one that it replaced."""
+    there_are = segmentation.GetSegmentation().ContainsRepresentation(SURFACE)
+    return segmentation.GetAttribute(WANTS_SURFACES) is not None and not there_are
+
+
+def show_surfaces(segmentation):
+    """Show in 3D the surfaces that were made for a result; another one in the same node keeps what the user chose."""
+    is_first = segmentation.GetAttribute(WANTS_SURFACES) == "first"
+    segmentation.RemoveAttribute(WANTS_SURFACES)
+    if is_first:
+        segmentation.GetDisplayNode().SetPreferredDisplayRepresentationName3D(SURFACE)
+        segmentation.GetDisplayNode().SetVisibility3D(True)
+    return is_first
 
 
 def volumes_table(segmentation):
@@ -119,21 +139,19 @@ def _new_node(kind, name, made):
 
 def _labelmap(volume, labels):
     """The label map as the image that a segmentation holds, on the volume's voxels."""
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(labels.shape[::-1])
-    scalars = numpy_to_vtk(labels.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
-    image.GetPointData().SetScalars(scalars)
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
-    image.SetImageToWorldMatrix(matrix)
-    return image
+    return labelmap(labels, slicer.util.arrayFromVTKMatrix(matrix))
 
 
 def _replace_segments(node, image, names):
     segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
     own = [i for i in segmentation.GetSegmentIDs() if i.startswith(ID_PREFIX)]
     # Slicer's Show 3D button removes the surfaces when it is switched off: that is the user's choice too.
-    with_surfaces = not own or segmentation.ContainsRepresentation(SURFACE)
+    if not own:
+        node.SetAttribute(WANTS_SURFACES, "first")
+    elif segmentation.ContainsRepresentation(SURFACE):
+        node.SetAttribute(WANTS_SURFACES, "again")
     ids = {name: ID_PREFIX + re.sub(r"\W+", "_", name) for name in names}
     modified = node.StartModify()
     try:
@@ -150,11 +168,6 @@ def _replace_segments(node, image, names):
         segmentation.InvalidateNonSourceRepresentations()
     finally:
         node.EndModify(modified)
-    if with_surfaces:
-        segmentation.CreateRepresentation(SURFACE, True)
-        if not own:
-            display.SetPreferredDisplayRepresentationName3D(SURFACE)
-            display.SetVisibility3D(True)
 
 
 def _put_segment(segmentation, segment_id, name, label, image, colour, tag):

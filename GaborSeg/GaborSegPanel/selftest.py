@@ -17,9 +17,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import parameters, protocol, results
+from . import beside_module, parameters, protocol, results
 from .scan import world_affine
-from .worker import make_temporary_folder, python_executable, remove_folder, worker_environment
+from .sections.segment import DOUBLE_CLICK
+from .worker import PREFIX, make_temporary_folder, python_executable, remove_folder, worker_environment
 
 TIMEOUT = 300  # seconds for one step, on a very busy computer; a few are usual
 CELL, MARGIN = 10, 1  # voxels: edge of a structure, and of the empty space around all
@@ -29,6 +30,7 @@ AFFINE = np.array([[-3.0, 0, 0, 60], [0, 0, 3, -60], [0, -3, 0, 70], [0, 0, 0, 1
 # brightness m of structure c, which is the largest for the m nearest to x.
 MAKE_WEIGHTS = """
 import sys
+sys.path.insert(0, sys.argv.pop(1))
 import numpy as np
 import torch
 from GaborSegLib.scans.grid import Grid, normalise
@@ -77,11 +79,12 @@ class SelfTest:
     def __init__(self, case, widget):
         self.case, self.widget = case, widget
         self.panel, self.ui = widget.panel, widget.ui
-        self.folder = make_temporary_folder()
         self.errors = []
         self.interpreter = os.environ.get("GABORSEG_PYTHON", "")
         self._settings = {name: qt.QSettings().value(name) for name in _setting_names()}
         self._former = self.panel.show_error
+        self._before = _temporary_folders()  # such as one of a test that crashed
+        self.folder = make_temporary_folder()  # last of what can fail: from here on there is something to take away
         self.panel.show_error = self.errors.append
 
     def run(self):
@@ -119,7 +122,8 @@ class SelfTest:
     def make_weights(self, variant="mixed"):
         """Path of tiny weights for the synthetic brain; made where torch is, in a process of its own."""
         np.savez(self.folder / "brain.npz", scan=self.scan, labels=self.labels, affine=AFFINE)
-        command = [python_executable(self.interpreter), "-c", MAKE_WEIGHTS, str(self.folder), variant]
+        library = str(beside_module("GaborSegLib").parent)
+        command = [python_executable(self.interpreter), "-c", MAKE_WEIGHTS, library, str(self.folder), variant]
         process = subprocess.run(
             command, env=worker_environment(self.interpreter), capture_output=True, text=True, errors="replace"
         )
@@ -143,6 +147,7 @@ class SelfTest:
 
     def click_segment(self):
         self.errors.clear()
+        self._clicked = time.monotonic()
         self.ui.segmentButton.click()
 
     def wait(self, condition, what):
@@ -156,17 +161,17 @@ class SelfTest:
         self.wait(lambda: self.panel.segment.run is None, "the end of the run")
 
     def wait_for_worker(self):
-        """Until the process that segments is at work."""
-        at_work = _("Loading the network...")
+        """Until the process that segments is at work, and a click on the button is no second one of a double click."""
+        run = self.panel.segment.run
         self.wait(
-            lambda: self.panel.segment.run is None or self.ui.statusLabel.text == at_work, "the start of the worker"
+            lambda: run.ended or (run.worker is not None and time.monotonic() - self._clicked > 2 * DOUBLE_CLICK),
+            "the start of the worker",
         )
-        self.case.assertIsNotNone(self.panel.segment.run, self.ui.statusLabel.text)
+        self.case.assertFalse(run.ended, self.ui.statusLabel.text)
 
     def leftovers(self):
-        return [
-            name for name in os.listdir(self.folder.parent) if name.startswith("GaborSeg-") and name != self.folder.name
-        ]
+        """Names of temporary folders that were not there before, but for this test's own."""
+        return sorted(_temporary_folders() - self._before - {self.folder.name})
 
     # The steps
 
@@ -347,6 +352,15 @@ def _kill(process_id):
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process_id)], capture_output=True)
     else:
         os.killpg(process_id, signal.SIGKILL)
+
+
+def _temporary_folders():
+    """Names of this Slicer's own folders among the temporary files."""
+    try:
+        names = os.listdir(slicer.app.temporaryPath)
+    except OSError:
+        return set()
+    return {name for name in names if name.startswith(PREFIX)}
 
 
 def _node_ids():

@@ -41,7 +41,7 @@ def main():
     picture(widget, 0, options.folder / "panel-before.png")
     panel.show_error = sys.exit
     ui.segmentButton.click()
-    wait(lambda: panel.segment.run is None or ui.progressBar.value >= 3)
+    wait(lambda: panel.segment.run is None or ui.progressBar.value >= 2)
     picture(widget, 0, options.folder / "panel-running.png")
     wait(lambda: panel.segment.run is None)
     picture(widget, 0, options.folder / "panel-after.png")

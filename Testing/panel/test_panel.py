@@ -1,5 +1,6 @@
 """The panel from the click to the segmentation, with the real library in real processes."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def make_weights(user, folder):
     np.savez(folder / "brain.npz", scan=user.scan, labels=user.labels, affine=selftest.AFFINE)
     for variant in ("gabor", "mixed"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["-c", str(folder), variant])
+            patch.setattr(sys, "argv", ["-c", str(selftest.beside_module("GaborSegLib").parent), str(folder), variant])
+            patch.setattr(sys, "path", list(sys.path))
             exec(selftest.MAKE_WEIGHTS, {})
 
 
@@ -120,21 +122,155 @@ def test_running_again_replaces_the_result(user, volume):
 
 @pytest.mark.processes
 def test_a_double_click_starts_one_run_and_slicer_stays_responsive(user, volume):
-    """The longest time that the event loop is not served, until the surfaces are made."""
+    """The longest time that the event loop is not served, surfaces included."""
     user.choose(volume)
     user.click_segment()
     run = user.panel.segment.run
     user.ui.segmentButton.click()
     assert user.panel.segment.run is run and run is not None
     longest, last = 0, time.monotonic()
-    while user.panel.segment.run is not None and user.ui.progressBar.value < 6:
+    while user.panel.segment.run is not None:
         slicer.app.processEvents()
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
         time.sleep(0.01)
-    user.wait_for_end()
     assert user.errors == []
     assert longest < 1
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+
+
+@pytest.mark.processes
+def test_the_event_loop_is_served_between_any_two_steps_of_showing_a_result(user, volume, monkeypatch):
+    """Counted: a timer of this test ticks once a turn; no two steps see the same number of ticks."""
+    from GaborSegPanel import camera, results, run, surfaces
+
+    steps, ticks = [], [0]
+    timer = qt.QTimer()
+    timer.setInterval(0)
+    timer.connect("timeout()", lambda: ticks.append(ticks.pop() + 1))
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def step(*arguments, **options):
+            steps.append((name, ticks[0]))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, step)
+
+    for owner, name in (
+        (run, "read_labels"),
+        (results, "show_results"),
+        (run.Run, "_tell_result"),
+        (surfaces.Surfaces, "_start"),
+        (surfaces.Surfaces, "_read"),
+        (results, "show_surfaces"),
+    ):
+        counted(owner, name)
+    counted(camera, "fit_cameras")
+    user.choose(volume)
+    timer.start()
+    user.click_segment()
+    user.wait_for_end()
+    timer.stop()
+    assert user.errors == []
+    names = [name for name, _ in steps]
+    shown = ["read_labels", "show_results", "_tell_result"]
+    assert names == [*shown, "_start", *["_read"] * 19, "show_surfaces", "fit_cameras"]
+    turns = [turn for name, turn in steps if name != "fit_cameras"]  # a part of the step before
+    assert all(later > earlier for earlier, later in itertools.pairwise(turns))
+
+
+@pytest.mark.processes
+def test_cancel_while_the_surfaces_are_made_leaves_the_coloured_result(user, volume):
+    from GaborSegPanel import results
+
+    user.choose(volume)
+    user.click_segment()
+    user.wait(lambda: user.panel.choices.outputSegmentation is not None, "the result")
+    node = user.panel.choices.outputSegmentation
+    assert node is user.panel.segment.run.result and user.ui.volumesTable.rowCount == 19
+    user.ui.segmentButton.click()
+    assert user.panel.segment.run is None and user.errors == []
+    assert "Their surfaces were not made" in user.ui.statusLabel.text
+    assert not node.GetSegmentation().ContainsRepresentation(results.SURFACE)
+    user.labels_are_right(node, volume)
+    user.click_segment()
+    user.wait_for_end()
+    assert node.GetSegmentation().ContainsRepresentation(results.SURFACE)
+    assert user.ui.statusLabel.text.startswith("19 structures in")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("removed", ["input", "output"])
+def test_deleting_a_node_while_the_surfaces_are_made(user, volume, removed):
+    user.choose(volume)
+    user.click_segment()
+    user.wait(lambda: user.panel.choices.outputSegmentation is not None, "the result")
+    node = user.panel.choices.outputSegmentation
+    slicer.mrmlScene.RemoveNode(volume if removed == "input" else node)
+    user.wait_for_end()
+    assert user.errors == []
+    assert (removed == "input") == bool(slicer.mrmlScene.IsNodePresent(node))
+
+
+@pytest.mark.processes
+def test_where_the_time_went_stands_with_the_result_and_in_the_log(user, volume):
+    from GaborSegPanel import results
+
+    user.choose(volume)
+    started = time.monotonic()
+    user.click_segment()
+    user.wait_for_end()
+    whole = time.monotonic() - started
+    text = results.provenance(user.panel.choices.outputSegmentation)["phases"]
+    phases = dict(phase.removesuffix(" s").rpartition(" ")[::2] for phase in text.split(", "))
+    assert list(phases) == [
+        "writing the scan",
+        "starting and ending Python",
+        "importing torch",
+        "opening the weights",
+        "reading",
+        "network",
+        "writing",
+        "reading the labels",
+        "into the scene",
+        "surfaces",
+    ]
+    assert 0.7 * whole < sum(map(float, phases.values())) < whole + 0.1
+    assert text in user.ui.log.plainText
+
+
+@pytest.mark.processes
+def test_one_process_where_the_python_is_known(user, volume, monkeypatch):
+    from GaborSegPanel import run
+
+    commands, real = [], run.Worker
+
+    def noted(interpreter, arguments, *others):
+        commands.append(arguments[0])
+        return real(interpreter, arguments, *others)
+
+    monkeypatch.setattr(run, "Worker", noted)
+    user.choose(volume)
+    user.panel.environment.found = None
+    for expected in (["environment", "segment"], ["segment"]):
+        user.click_segment()
+        user.wait_for_end()
+        assert commands == expected
+        commands.clear()
+
+
+def test_showing_a_choice_does_not_make_slicers_table_anew(user, volume, monkeypatch):
+    """Slicer fills it with rows again whenever it is told a node, and each takes a while."""
+    user.choose(volume)
+    user.panel.choices.outputSegmentation = shown(volume)
+    calls = []
+    monkeypatch.setattr(type(user.ui.segmentsTable), "setSegmentationNode", lambda self, node: calls.append(node))
+    user.panel.choices.trainingRate = 0.123
+    user.panel.show_choices()
+    assert calls == []
+    user.panel.choices.outputSegmentation = None
+    assert calls == [None]
 
 
 @pytest.mark.processes
@@ -387,7 +523,6 @@ def test_installing_asks_first(user, volume, bare_python, monkeypatch, agree):
     user.click_segment()
     user.wait_for_end()
     assert len(dialogs.shown) == 1 and "torch, numpy, nibabel" in dialogs.shown[0]
-    assert len(user.errors) == 1
     if agree:  # the host installs nothing, so that they are still missing
         assert [r.split(">")[0] for r in packaging.requested[0]] == [
             "torch",
@@ -396,9 +531,26 @@ def test_installing_asks_first(user, volume, bare_python, monkeypatch, agree):
             "SimpleITK",
             "safetensors",
         ]
-        assert "still missing after the installation" in user.errors[0]
-    else:
-        assert packaging.requested == [] and "are missing" in user.errors[0]
+        assert len(user.errors) == 1 and "still missing after the installation" in user.errors[0]
+    else:  # the question was a dialog; another one with the same words would tell nothing
+        assert packaging.requested == [] and user.errors == []
+        assert "are missing" in user.ui.statusLabel.text
+
+
+def test_declining_to_install_for_a_training_says_so_in_the_panel(user, tmp_path, monkeypatch):
+    from host import dialogs
+
+    monkeypatch.setattr("GaborSegPanel.training.start", lambda *arguments: pytest.fail("started"))
+    cpu = {"id": "cpu", "name": "CPU", "total_mib": None, "free_mib": None}
+    found = {"python": "3", "executable": "p", "versions": {"torch": None}, "missing": ["torch"], "devices": [cpu]}
+    user.panel.choices.interpreter = ""
+    user.panel.choices.trainingData = str(tmp_path)
+    user.panel.environment.stop_check()
+    user.panel.environment.take(found)
+    dialogs.answers.append(qt.QMessageBox.Cancel)
+    user.ui.trainButton.click()
+    assert len(dialogs.shown) == 1 and user.errors == []
+    assert "are missing: torch" in user.ui.trainingLabel.text
 
 
 def test_torch_comes_through_the_pytorch_extension(user, monkeypatch):
@@ -452,3 +604,86 @@ def test_after_a_module_reload_the_panel_works(user, volume):
     assert widget.panel is not user.panel
     assert widget.panel.choices.inputVolume is volume
     widget.panel.environment.stop_check()
+
+
+def test_all_columns_are_seen_at_the_usual_width(module_widget):
+    """A panel of Slicer is about 310 pixels wide; names in a row may be cut off there, no number and no title."""
+    from GaborSegPanel.widgets import fill_table
+
+    table = qt.QTableWidget()
+    table.verticalHeader().hide()
+    table.show()
+    titles = ["Structure", "Volume (mL)", "% of all", "Quality"]
+    for width in (285, 400):
+        table.resize(width, 220)
+        fill_table(table, titles, [("Inferior lateral ventricle", "1832.07", "46.82", "0.84")] * 19)
+        slicer.app.processEvents()
+        assert table.horizontalScrollBar().maximum == 0
+        assert sum(table.columnWidth(column) for column in range(4)) == table.viewport().width
+        header = table.horizontalHeader()
+        assert all(header.sectionSize(column) >= header.sectionSizeHint(column) for column in range(1, 4))
+    assert table.columnWidth(0) > 100
+
+
+# The 3D view
+
+
+@pytest.fixture
+def camera(application):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
+    assert np.allclose(node.GetPosition(), (0, 500, 0))
+    return node
+
+
+def shown(volume, segmentation=None):
+    """A result, as after a run."""
+    from GaborSegPanel import results
+
+    labels = np.zeros(volume.GetImageData().GetDimensions()[::-1], np.uint8)
+    labels[3:20, 5:25, 2:28] = 1
+    names = ("weights", "variant", "weights_sha256", "gaborseg", "torch", "seconds", "device")
+    volumes = dict.fromkeys(results.structure_colours(), 1.0)
+    return results.show_results(volume, labels, volumes, dict.fromkeys(names, "x"), segmentation)
+
+
+def test_the_first_result_is_brought_into_the_middle_of_the_view(user, volume, camera):
+    from GaborSegPanel.camera import fit_cameras
+
+    node = shown(volume)
+    fit_cameras(node)
+    bounds = np.zeros(6)
+    node.GetRASBounds(bounds)
+    np.testing.assert_allclose(camera.GetFocalPoint(), (bounds[::2] + bounds[1::2]) / 2)
+    corners = np.array(np.meshgrid(*bounds.reshape(3, 2))).reshape(3, -1).T
+    forward = np.subtract(camera.GetFocalPoint(), camera.GetPosition())
+    away = corners - camera.GetPosition()
+    angles = np.degrees(np.arccos(away @ forward / np.linalg.norm(forward) / np.linalg.norm(away, axis=1)))
+    assert 0.5 * camera.GetViewAngle() / 2 < angles.max() <= camera.GetViewAngle() / 2
+    place = camera.GetPosition()
+    fit_cameras(node)
+    np.testing.assert_allclose(camera.GetPosition(), place)
+
+
+@pytest.mark.parametrize("place", [(100, 300, 20), (0, 400, 0)])
+def test_a_camera_that_was_used_is_never_moved(user, volume, camera, place):
+    from GaborSegPanel.camera import fit_cameras
+
+    camera.SetPosition(place)
+    fit_cameras(shown(volume))
+    assert camera.GetPosition() == place
+
+
+def test_what_else_is_shown_in_3d_is_noticed(user, volume):
+    from GaborSegPanel.camera import shows_other_things
+
+    node = shown(volume)
+    assert shows_other_things(None) and not shows_other_things(node)
+    model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode")
+    model.CreateDefaultDisplayNodes()
+    assert shows_other_things(node)
+    model.GetDisplayNode().SetVisibility(False)
+    assert not shows_other_things(node)
+    plane = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode")  # as those of the slice views
+    plane.CreateDefaultDisplayNodes()
+    plane.SetHideFromEditors(True)
+    assert not shows_other_things(node)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 LEFT_HANDED = np.array([[-1.0, 0, 0, 30], [0, 1.5, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1]])
 SHAPE = (24, 22, 20)  # k, j, i
@@ -35,6 +36,35 @@ def volumes(results):
     return {name: float(n) for n, name in enumerate(results.structure_colours(), start=1)}
 
 
+@pytest.fixture
+def make_surfaces(results, tmp_path, wait_until):
+    """make_surfaces(node, changed): as a run makes them, in processes of their own; whether they were put in.
+
+    `changed` is called while they are made.
+    """
+    from GaborSegPanel.surfaces import Surfaces
+
+    def make(node, changed=lambda: None):
+        folder, ends, lines = tmp_path / f"surfaces-{len(folders)}", [], []
+        folder.mkdir()
+        folders.append(folder)
+        surfaces = Surfaces(node, folder, lambda done, total: None, lines.append, ends.append)
+        changed()
+        wait_until(lambda: ends)
+        surfaces.stop()
+        if ends[0]:
+            results.show_surfaces(node)
+        assert lines == []
+        return ends[0]
+
+    folders = []
+    return make
+
+
+def surface_of(node, index):
+    return node.GetSegmentation().GetNthSegment(index).GetRepresentation("Closed surface")
+
+
 def array(node, index, volume):
     segment_id = node.GetSegmentation().GetNthSegmentID(index)
     return slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, volume) > 0
@@ -55,8 +85,12 @@ def test_segments_are_the_papers_in_order_on_the_volumes_voxels(results, volume,
     assert node.GetNodeReference(role) is volume
 
 
-def test_surfaces_lie_where_the_labels_lie(results, volume, labels, volumes):
+def test_surfaces_lie_where_the_labels_lie(results, volume, labels, volumes, make_surfaces):
     node = results.show_results(volume, labels, volumes, {})
+    assert not node.GetSegmentation().ContainsRepresentation(results.SURFACE) and results.wants_surfaces(node)
+    assert make_surfaces(node) and not results.wants_surfaces(node)
+    assert node.GetDisplayNode().GetVisibility3D()
+    assert node.GetDisplayNode().GetDisplayRepresentationName3D() == results.SURFACE
     for n in range(19):
         surface = node.GetSegmentation().GetNthSegment(n).GetRepresentation(results.SURFACE)
         k, j, i = np.argwhere(labels == n + 1).mean(axis=0)
@@ -117,8 +151,9 @@ def test_nothing_segmented_gives_zeros(results, volume, labels, volumes):
     assert {row[2] for row in results.volume_rows(results.volumes_table(node))} == {"0.00"}
 
 
-def test_running_again_replaces_the_result_and_keeps_the_view(results, volume, labels, volumes):
+def test_running_again_replaces_the_result_and_keeps_the_view(results, volume, labels, volumes, make_surfaces):
     node = results.show_results(volume, labels, volumes, {})
+    assert make_surfaces(node)
     segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
     mine = segmentation.AddEmptySegment("mine", "My lesion")
     hidden, table = segmentation.GetNthSegmentID(4), results.volumes_table(node)
@@ -127,6 +162,9 @@ def test_running_again_replaces_the_result_and_keeps_the_view(results, volume, l
     display.SetVisibility3D(False)
     count = slicer.mrmlScene.GetNumberOfNodes()
     again = results.show_results(volume, labels[::-1], volumes, {}, node)
+    assert not segmentation.ContainsRepresentation(results.SURFACE)  # those of before are wrong now
+    assert results.wants_surfaces(node) and make_surfaces(node)
+    assert surface_of(node, 19).GetNumberOfPoints() == 0  # the user's own segment, which is empty
     assert again is node and results.volumes_table(node) is table
     assert slicer.mrmlScene.GetNumberOfNodes() == count
     assert names(node) == [*volumes, "My lesion"] and segmentation.GetSegment(mine)
@@ -138,11 +176,91 @@ def test_running_again_replaces_the_result_and_keeps_the_view(results, volume, l
     np.testing.assert_allclose(surface.GetCenter(), (LEFT_HANDED @ [i, j, k, 1])[:3], atol=0.6)
 
 
-def test_surfaces_that_the_user_switched_off_stay_off(results, volume, labels, volumes):
+def test_surfaces_that_the_user_switched_off_stay_off(results, volume, labels, volumes, make_surfaces):
     node = results.show_results(volume, labels, volumes, {})
+    assert make_surfaces(node)
     node.RemoveClosedSurfaceRepresentation()
     results.show_results(volume, labels, volumes, {}, node)
+    assert not results.wants_surfaces(node)
     assert not node.GetSegmentation().ContainsRepresentation(results.SURFACE)
+
+
+def test_surfaces_that_were_not_made_are_wanted_again(results, volume, labels, volumes):
+    node = results.show_results(volume, labels, volumes, {})
+    results.show_results(volume, labels, volumes, {}, node)
+    assert results.wants_surfaces(node)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"Smoothing factor": "0.2", "Decimation factor": "0.3"}])
+def test_surfaces_are_what_slicer_makes(results, volume, labels, volumes, make_surfaces, parameters):
+    """Point by point, in the volume's own place and orientation, with the factors that the user has set."""
+    node = results.show_results(volume, labels, volumes, {})
+    for name, value in parameters.items():
+        assert node.GetSegmentation().GetConversionParameter(name) not in ("", value)
+        node.GetSegmentation().SetConversionParameter(name, value)
+    assert make_surfaces(node)
+    made = [vtk.vtkPolyData() for n in range(19)]
+    for n, copy in enumerate(made):
+        copy.DeepCopy(surface_of(node, n))
+    node.RemoveClosedSurfaceRepresentation()
+    node.CreateClosedSurfaceRepresentation()
+    for n, surface in enumerate(made):
+        expected = surface_of(node, n)
+        assert surface.GetNumberOfPolys() == expected.GetNumberOfPolys() > 100
+        for get in (
+            lambda data: data.GetPoints().GetData(),
+            lambda data: data.GetPolys().GetConnectivityArray(),
+            lambda data: data.GetPointData().GetNormals(),
+        ):
+            np.testing.assert_array_equal(vtk_to_numpy(get(surface)), vtk_to_numpy(get(expected)))
+
+
+def test_show_3d_finds_the_surfaces_and_makes_none(results, volume, labels, volumes, make_surfaces):
+    node = results.show_results(volume, labels, volumes, {})
+    assert make_surfaces(node)
+    made = [surface_of(node, n) for n in range(19)]
+    assert node.GetSegmentation().CreateRepresentation(results.SURFACE)
+    assert [surface_of(node, n) for n in range(19)] == made
+
+
+def test_surfaces_of_a_segmentation_that_was_changed_meanwhile_are_left_out(
+    results, volume, labels, volumes, make_surfaces
+):
+    node = results.show_results(volume, labels, volumes, {})
+    first = node.GetSegmentation().GetNthSegmentID(0)
+
+    def edit():
+        slicer.util.updateSegmentBinaryLabelmapFromArray((labels == 1).astype(np.uint8)[::-1], node, first, volume)
+
+    assert not make_surfaces(node, edit)
+    assert not node.GetSegmentation().ContainsRepresentation(results.SURFACE)
+
+
+def test_without_processes_slicer_makes_the_surfaces_itself(results, volume, labels, volumes, tmp_path, wait_until):
+    import GaborSegPanel.surfaces as surfaces
+
+    node, ends, lines = results.show_results(volume, labels, volumes, {}), [], []
+    program, surfaces.PROGRAM = surfaces.PROGRAM, tmp_path / "none.py"
+    making = surfaces.Surfaces(node, tmp_path, lambda done, total: None, lines.append, ends.append)
+    try:
+        wait_until(lambda: ends)
+    finally:
+        making.stop()
+        surfaces.PROGRAM = program
+    assert ends == [True] and any("none.py" in line for line in lines)
+    k, j, i = np.argwhere(labels == 19).mean(axis=0)
+    np.testing.assert_allclose(surface_of(node, 18).GetCenter(), (LEFT_HANDED @ [i, j, k, 1])[:3], atol=0.6)
+
+
+def test_a_full_disk_leaves_the_result_without_surfaces(results, volume, labels, volumes, tmp_path, wait_until):
+    import GaborSegPanel.surfaces as surfaces
+
+    node, ends, lines = results.show_results(volume, labels, volumes, {}), [], []
+    making = surfaces.Surfaces(node, tmp_path / "none", lambda done, total: None, lines.append, ends.append)
+    wait_until(lambda: ends)
+    making.stop()
+    assert ends == [False] and "none" in lines[0]
+    assert results.wants_surfaces(node)
 
 
 def test_a_failure_leaves_no_nodes(results, volume, labels, volumes, monkeypatch):

@@ -118,6 +118,8 @@ class EnvironmentSection(Section):
     def _install_missing(self):
         try:
             self.install(self.found["missing"], self.choices.interpreter)
+        except installation.Declined:
+            pass  # the list of what is missing stays
         except PanelError as error:
             self.panel.show_error(str(error))
         self.check()

@@ -16,6 +16,8 @@ class ResultsSection(Section):
 
     def __init__(self, panel):
         super().__init__(panel)
+        # Slicer builds its table anew whenever it is told a node, also where it is the same one.
+        self._shown, self._rows_shown = None, []
         self.ui.resultsButton.visible = False
         self.when(self.ui.copyButton, "clicked(bool)", self.copy)
         self.when(self.ui.saveButton, "clicked(bool)", self.save)
@@ -25,11 +27,14 @@ class ResultsSection(Section):
         table = results.volumes_table(segmentation)
         ui.resultsButton.visible = table is not None
         shown = segmentation if table is not None else None
-        ui.segmentsTable.setSegmentationNode(shown)
-        ui.show3DButton.setSegmentationNode(shown)
+        if shown is not self._shown:
+            self._shown = shown
+            ui.segmentsTable.setSegmentationNode(shown)
+            ui.show3DButton.setSegmentationNode(shown)
         rows = results.volume_rows(table) if table is not None else []
-        fill_table(ui.volumesTable, [_("Structure"), _("Volume (mL)"), _("% of all"), _("Quality")], rows)
-        ui.volumesTable.resizeColumnsToContents()
+        if rows != self._rows_shown:
+            self._rows_shown = rows
+            fill_table(ui.volumesTable, [_("Structure"), _("Volume (mL)"), _("% of all"), _("Quality")], rows)
         ui.provenanceLabel.text = _provenance_line(results.provenance(segmentation)) if rows else ""
 
     def copy(self):

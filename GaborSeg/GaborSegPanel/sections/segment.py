@@ -3,7 +3,6 @@
 import time
 from functools import cache
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -128,6 +127,7 @@ class SegmentSection(Section):
             self.log,
             self._warning,
             environment.take,
+            self._have_result,
             self._ended,
             environment.install,
         )
@@ -141,14 +141,15 @@ class SegmentSection(Section):
 
     def node_removed(self, node):
         """A node leaves the scene: the input takes its run with it, the output is made anew."""
-        if self.run is None:
+        run = self.run
+        if run is None:
             return
-        if node is self.run.volume:
+        if node is run.result or (node is run.volume and run.result is None):
             name = node.GetName()
             self.cancel()
             self._say(_("{name} was deleted; cancelled.").format(name=name))
-        elif node is self.run.segmentation:
-            self.run.forget_output()
+        elif node is run.segmentation:
+            run.forget_output()
 
     def log(self, line):
         """Add a line to the log."""
@@ -157,30 +158,28 @@ class SegmentSection(Section):
     def _progress(self, stage, done):
         self._say(_("{stage}...").format(stage=stage))
         self.ui.progressBar.value = done
-        if done == STEPS - 1:
-            # Surfaces take a moment: show the words first.
-            slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
     def _warning(self, message):
         self._warnings.append(message)
         self.log(message)
 
-    def _ended(self, segmentation, message):
-        self.run = None
+    def _have_result(self, segmentation):
+        """Labels and volumes are in the scene; surfaces may follow."""
+        self.put(outputSegmentation=segmentation)
+
+    def _ended(self, message):
+        run, self.run = self.run, None
         self._show_running(False)
-        if segmentation is not None:
-            self.put(outputSegmentation=segmentation)
-            facts = results.provenance(segmentation)
-            done = _("{count} structures in {seconds} s on {device}.").format(
-                count=len(results.volume_rows(results.volumes_table(segmentation))), **facts
-            )
-            self._say("\n".join([done, *self._warnings]))
-        elif message is None:
-            self._say(_("Cancelled."))
-        else:
+        if message is not None:
             self._say(message)
             self.log(message)
-            self.panel.show_error(message)
+            if not run.declined:
+                self.panel.show_error(message)
+        elif run.result is not None:
+            self._have_result(run.result)  # also where it was cancelled before it was told
+            self._say("\n".join([_result_line(run.result), *self._warnings]))
+        else:
+            self._say(_("Cancelled."))
 
     def _show_running(self, running):
         self.ui.segmentButton.text = _("Cancel") if running else _("Segment")
@@ -194,6 +193,15 @@ class SegmentSection(Section):
 
     def _say(self, text):
         say(self.ui.statusLabel, text)
+
+
+def _result_line(segmentation):
+    table, facts = results.volumes_table(segmentation), results.provenance(segmentation)
+    count = len(results.volume_rows(table)) if table else 0
+    text = _("{count} structures in {seconds} s on {device}.").format(count=count, **facts)
+    if results.wants_surfaces(segmentation):
+        text += " " + _("Their surfaces were not made; Show 3D makes them.")
+    return text
 
 
 def _card_line(weights, variant):

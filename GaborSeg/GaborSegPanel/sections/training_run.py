@@ -5,7 +5,7 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from .. import PanelError, arguments, parameters, protocol, training
+from .. import PanelError, arguments, installation, parameters, protocol, training
 from ..closing import CloseFilter, goes_on_or_stops
 from ..training import FAILED, FINISHED, KILLED, RUNNING, TrainingRun
 from ..training_status import status
@@ -87,7 +87,11 @@ class TrainingRunSection(Section):
         if found is None:
             raise PanelError(self.ui.environmentLabel.text)  # why the check failed
         if found["missing"]:
-            environment.install(found["missing"], self.choices.interpreter)
+            try:
+                environment.install(found["missing"], self.choices.interpreter)
+            except installation.Declined as error:
+                self.panel.course.say(str(error))
+                return
         then()
 
     def _new_folder(self):
