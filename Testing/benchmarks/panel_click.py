@@ -38,6 +38,9 @@ def main():
     for name in clicks[0]:
         print(f"| {name} | {' | '.join(f'{times.get(name, 0):.2f}' for times in clicks)} |")
     print(f"\nDrawing the surfaces once: {drawing():.2f} s")
+    segmentation, began = panel.choices.outputSegmentation.GetSegmentation(), time.monotonic()
+    segmentation.CreateRepresentation("Closed surface", True)
+    print(f"Surfaces made in Slicer, all in one piece: {time.monotonic() - began:.2f} s")
 
 
 def click(panel):
