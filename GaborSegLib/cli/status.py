@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 
-from ..environment import keep_freed_memory
+from ..environment import keep_freed_memory, wait_asleep
 from ..errors import GaborSegError, ToldElsewhere
 from ..events import Terminal, json_lines
 from ..protocol import CANCELLED, DEFECT, DONE, ERROR, REFUSED
@@ -20,6 +20,7 @@ def run_command(options):
         The exit status, one of `protocol`'s: done, an error with a remedy, cancelled by Ctrl-C, or a defect.
     """
     keep_freed_memory()
+    wait_asleep()
     report = json_lines if options.json else Terminal()
     try:
         return options.command(options, report)

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import SimpleITK as sitk
 import torch
 from made import made_scan
 
-from GaborSegLib import cli
+from GaborSegLib import cli, environment
 from GaborSegLib.cli.demo import icbm152
 from GaborSegLib.cli.main import build_parser
 from GaborSegLib.data.augmentation import AUGMENTATIONS
@@ -483,6 +484,32 @@ def test_keeps_the_memory_that_it_freed():
     )
     without = subprocess.run([*command, program.format("")], capture_output=True, text=True, check=True)
     assert int(without.stdout) < 2**26 < 2**27 < int(with_it.stdout)
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "1"}])
+@pytest.mark.parametrize("start", ["as a module", "as a script"])
+def test_threads_are_told_how_to_wait_before_torch_is_imported(scan, tmp_path, given, start):
+    """By `python -m GaborSegLib` and by `gaborseg`; what the user set stays, alone."""
+    program = (
+        "import json, os, runpy, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        f"            print(json.dumps({{name: os.environ.get(name) for name in {sorted(environment.WAITING)}}}))\n"
+        "            os._exit(sys.stdout.flush() or 7)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"sys.argv = ['gaborseg', 'segment', {str(scan)!r}, '-o', {str(tmp_path)!r}]\n"
+        + (
+            "runpy.run_module('GaborSegLib', run_name='__main__')"
+            if start == "as a module"
+            else "from GaborSegLib.cli import main; main()"
+        )
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in environment.WAITING}
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**clean, **given})
+    assert process.returncode == 7, process.stderr
+    expected = given or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    assert json.loads(process.stdout) == {name: expected.get(name) for name in environment.WAITING}
 
 
 def test_every_augmentation_can_be_chosen():
