@@ -20,6 +20,7 @@ def structure_quality(scores, structures):
     classes, labels = len(scores), labels.flatten()
     inside = torch.bincount(labels, best.flatten().double(), minlength=classes)
     voxels = torch.bincount(labels, minlength=classes)
-    everywhere = scores.flatten(1).sum(dim=1, dtype=torch.float64)
+    # One class at a time: torch makes a copy in double precision of all that it is given here.
+    everywhere = torch.stack([score.sum(dtype=torch.float64) for score in scores])
     quality = 2 * inside / (everywhere + voxels).clamp(min=torch.finfo(torch.float64).tiny)
     return {structure.name: float(quality[structure.label]) for structure in structures}

@@ -1,6 +1,7 @@
 """A scan in, its structures out."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..scans.reading import read_image
 from ..scans.writing import write_label_map
 from ..structures import named_structures, paper_structures
 from ..timing import Timer
+from .at_once import at_once
 from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
 from .quality import structure_quality
 from .volumes import structure_volumes, write_volumes
@@ -221,12 +223,18 @@ class Segmenter:
 
     def _predict(self, cube):
         cube = cube.to(self.device)
-        scores = cube_scores(self.network, cube, self.card["field"]).cpu()
-        if self.mirror:
-            # The structures are not lateralised, so the mirrored brain is a brain as good.
-            mirrored = cube_scores(self.network, cube.flip(2), self.card["field"]).cpu()
-            scores = scores.add_(mirrored.flip(3)).div_(2)
+        if not self.mirror:
+            return self._scores(cube)
+        # The structures are not lateralised, so the mirrored brain is a brain as good.
+        passes = partial(self._scores, cube), partial(self._scores, cube.flip(2))
+        scores, mirrored = at_once(*passes) if self.device.type == "cpu" else [run() for run in passes]
+        for score, other in zip(scores, mirrored):  # and not all classes at once, for memory
+            score.add_(other.flip(2)).div_(2)
         return scores
+
+    @torch.inference_mode()
+    def _scores(self, cube):
+        return cube_scores(self.network, cube, self.card["field"]).cpu()
 
 
 def weights_path(weights):

@@ -7,6 +7,7 @@ cache, and the backward pass makes them again.
 """
 
 import math
+import threading
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -108,20 +109,22 @@ def kernel_spectra(kernel, axes):
 class KeptSpectra:
     """The `kernel_spectra` of a layer: made when they are asked for, and kept until its kernels or the axes change.
 
-    Copies and pickles of it start empty.
+    Copies and pickles of it start empty. Threads that ask at the same time wait for one of them to make it.
     """
 
     def __init__(self):
         self.key = self.spectra = None
+        self._making = threading.Lock()
 
     def of(self, kernel, axes):
         """The spectra of kernels (O, I, k, k, k), as `kernel_spectra` gives them."""
         version = None if kernel.is_inference() else kernel._version
         key = (kernel.data_ptr(), version, kernel.dtype, *(axis.n for axis in axes))
-        if self.key != key:
-            self.key = self.spectra = None  # the old ones go first
-            self.spectra, self.key = kernel_spectra(kernel, axes), key
-        return self.spectra
+        with self._making:
+            if self.key != key:
+                self.key = self.spectra = None  # the old ones go first
+                self.spectra, self.key = kernel_spectra(kernel, axes), key
+            return self.spectra
 
     def __reduce__(self):
         return KeptSpectra, ()
