@@ -269,6 +269,29 @@ def test_the_whole_click_is_measured(tiny_weights, data_set, tmp_path, capsys):
     assert "Network" in text and "Total" in text and (tmp_path / "out" / "s0_labels.nii.gz").exists()
 
 
+def test_the_click_is_measured_beside_load(tiny_weights, data_set, tmp_path, capsys, monkeypatch):
+    """Each count once a round, with that many processes that live meanwhile and not after."""
+    seen, processes, start = [], [], whole_click.subprocess.Popen
+
+    def started(command):
+        processes.append(start(command))
+        return processes[-1]
+
+    def timed(*command):
+        seen.append([process.poll() for process in processes if process.poll() is None])
+        return 2.0 + len(seen[-1]), ""
+
+    monkeypatch.setattr(whole_click.subprocess, "Popen", started)
+    monkeypatch.setattr(whole_click, "timed", timed)
+    monkeypatch.setattr(whole_click.os, "cpu_count", lambda: 2)
+    whole_click.beside_load("scan.nii", tiny_weights, 2, [2], 1, tmp_path)
+    assert [len(alive) for alive in seen] == [0, 2, 0, 2]
+    assert len(processes) == 4 and all(process.poll() is not None for process in processes)
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert [row[:2] for row in rows] == [[0, 2.0], [2, 4.0]]
+    assert [row[3:] for row in rows] == [[1, 1, 1], [2, 1.8, 1.11]]  # 2 s alone; four threads, two of them at 0.8
+
+
 def test_the_kernels_that_the_own_ones_are_timed_beside_are_the_same():
     layer = GaborConv3d(2, 3, 5)
     parameters = list(layer.parameters())
