@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 import slicer
+import vtk
+
+from .surface_process import SURFACE
 
 DEFAULT_OFFSET = (0, 500, 0)  # from focal point to position, mm, of a camera that nobody has moved
 # What else can be seen in a 3D view. The planes of the slice views are models that editors do not list.
@@ -11,21 +14,37 @@ KINDS = ("vtkMRMLModelNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsNode", "v
 
 
 def fit_cameras(segmentation):
-    """Bring a segmentation into the middle of every 3D view whose camera is as Slicer made it.
+    """Bring a segmentation's surfaces into the middle of every 3D view whose camera is as Slicer made it.
 
     A camera that was only brought to another place, as Slicer does when it loads a volume, counts as such.
     """
-    bounds = np.zeros(6)
-    segmentation.GetRASBounds(bounds)
-    if bounds[0] > bounds[1]:
+    box = _box(segmentation)
+    if not box.IsValid():
         return
-    centre, radius = (bounds[::2] + bounds[1::2]) / 2, np.linalg.norm(bounds[1::2] - bounds[::2]) / 2
+    centre, radius = np.zeros(3), box.GetDiagonalLength() / 2
+    box.GetCenter(centre)
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         offset = np.subtract(camera.GetPosition(), camera.GetFocalPoint())
         if np.allclose(offset, DEFAULT_OFFSET, atol=1e-3) and np.allclose(camera.GetViewUp(), (0, 0, 1)):
             distance = radius / math.sin(math.radians(camera.GetViewAngle() / 2))
             camera.SetFocalPoint(*centre)
             camera.SetPosition(*(centre + distance * offset / np.linalg.norm(offset)))
+
+
+def _box(segmentation):
+    """The vtkBoundingBox of the surfaces, in mm of the world; a scan has empty space around them."""
+    own, box, matrix = vtk.vtkBoundingBox(), vtk.vtkBoundingBox(), vtk.vtkMatrix4x4()
+    for segment_id in segmentation.GetSegmentation().GetSegmentIDs():
+        surface = segmentation.GetSegmentation().GetSegment(segment_id).GetRepresentation(SURFACE)
+        if surface and surface.GetNumberOfPoints():
+            own.AddBounds(surface.GetBounds())
+    if own.IsValid():
+        slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(segmentation.GetParentTransformNode(), None, matrix)
+        for corner in range(8):
+            place = np.zeros(3)
+            own.GetCorner(corner, place)
+            box.AddPoint(matrix.MultiplyPoint((*place, 1))[:3])
+    return box
 
 
 def shows_other_things(segmentation):

@@ -650,9 +650,13 @@ def test_the_first_result_is_brought_into_the_middle_of_the_view(user, volume, c
     from GaborSegPanel.camera import fit_cameras
 
     node = shown(volume)
+    node.CreateClosedSurfaceRepresentation()
+    put_under_transform(node, [[0, -1, 0, 10], [1, 0, 0, -20], [0, 0, 1, 30], [0, 0, 0, 1]])
     fit_cameras(node)
     bounds = np.zeros(6)
-    node.GetRASBounds(bounds)
+    node.GetSegmentation().GetNthSegment(0).GetRepresentation("Closed surface").GetBounds(bounds)
+    x, y, z = bounds.reshape(3, 2)
+    bounds = np.ravel([10 - y[::-1], x - 20, z + 30])
     np.testing.assert_allclose(camera.GetFocalPoint(), (bounds[::2] + bounds[1::2]) / 2)
     corners = np.array(np.meshgrid(*bounds.reshape(3, 2))).reshape(3, -1).T
     forward = np.subtract(camera.GetFocalPoint(), camera.GetPosition())
@@ -669,7 +673,9 @@ def test_a_camera_that_was_used_is_never_moved(user, volume, camera, place):
     from GaborSegPanel.camera import fit_cameras
 
     camera.SetPosition(place)
-    fit_cameras(shown(volume))
+    node = shown(volume)
+    node.CreateClosedSurfaceRepresentation()
+    fit_cameras(node)
     assert camera.GetPosition() == place
 
 
