@@ -32,6 +32,7 @@ DOORS = {"__main__.py": "`python -m GaborSegLib` is the command line"}
 # Files that may import by a name that is computed, which no rule here can see, and why.
 BY_NAME = {"__init__.py": "the public names are looked up when they are first used, because torch takes seconds"}
 APPLICATION = {"slicer", "qt", "ctk", "GaborSeg", "GaborSegPanel"}
+HEAVY = {"torch", "nibabel", "safetensors", "matplotlib", "GaborSegLib"}
 # The one file that draws with VTK, in the functions that draw: segmenting works without it.
 DRAWS = "report/render3d.py"
 FILE_LINES, CLASS_LINES, FILES_OF_A_WING = 500, 300, 12
@@ -173,9 +174,10 @@ def imports_by_a_computed_name(package):
                 yield f"{file}:{node.lineno}"
 
 
-def imports_of_torch(package):
-    """In the panel's module: Slicer has to start without torch, and with whatever version other extensions brought."""
-    yield from (file for file, tree in files_of(package).items() if "torch" in top_names(tree))
+def heavy_imports(package):
+    """In the panel: Slicer has to start without these, and with whatever versions of them other extensions brought."""
+    for file, tree in files_of(package).items():
+        yield from (f"{file} imports {name}" for name in sorted(top_names(tree) & HEAVY))
 
 
 def large_files(package):
@@ -210,9 +212,9 @@ RULES = [
         (imports_of_the_application, LIBRARY),
         (imports_of_vtk, LIBRARY),
         (imports_by_a_computed_name, LIBRARY),
-        (imports_of_torch, PANEL),
-        (large_files, LIBRARY),
-        (large_classes, LIBRARY),
+        (heavy_imports, PANEL),
+        (large_files, LIBRARY, PANEL),
+        (large_classes, LIBRARY, PANEL),
         (crowded_wings, LIBRARY),
     )
     for package in packages
@@ -264,8 +266,8 @@ def made(folder, **files):
         (imports_of_vtk, {"report__overview": "def f():\n  from vtk import x"}, 1),
         (imports_by_a_computed_name, {"a": "importlib.import_module('a')"}, 0),
         (imports_by_a_computed_name, {"a": "__import__(name)"}, 1),
-        (imports_of_torch, {"a": "import torchio"}, 0),
-        (imports_of_torch, {"a": "def f():\n  import torch.nn"}, 1),
+        (heavy_imports, {"a": "import torchio"}, 0),
+        (heavy_imports, {"a": "def f():\n  import torch.nn, GaborSegLib.protocol"}, 2),
         (large_files, {"a": "x\n" * 500}, 0),
         (large_files, {"a": "x\n" * 501}, 1),
         (large_classes, {"a": "class A:\n" + "  x = 1\n" * 299}, 0),
