@@ -437,6 +437,7 @@ def test_suggestions_follow_devices_and_weights_unless_chosen_by_hand(user):
     choices, ui = user.choices, user.ui
     assert (choices.trainingCubes, choices.trainingEpochs) == (64, 60)  # no GPU here
     assert "--augmentation strong --dropout 0 --decay 0.4" in ui.optionsEdit.text
+    assert ui.optionsEdit.toolTip.startswith(ui.optionsEdit.text) and "docs/training.md" in ui.optionsEdit.toolTip
     assert "without a GPU" in ui.hintLabel.text and ui.suggestButton.isHidden()
     have_gpus(user, 1)
     assert not ui.suggestButton.isHidden()

@@ -22,6 +22,7 @@ class TrainingRecipeSection(Section):
         self._inits = PathBox(ui.initBox, "weights")
         self._are_bundled = cache(parameters.are_bundled)
         self.bound = {"trainingEpochs": ui.epochsBox}
+        self._options_help = ui.optionsEdit.toolTip
         self.when(ui.trainingVariantBox, "currentIndexChanged(int)", self._variant_chosen)
         self.when(ui.initBox, "currentIndexChanged(int)", self._init_chosen)
         self.when(ui.lossBox, "currentIndexChanged(int)", lambda: self.put(trainingLoss=ui.lossBox.currentData))
@@ -43,7 +44,8 @@ class TrainingRecipeSection(Section):
         fill(ui.cubesBox, cubes, choices.trainingCubes)
         show_text(ui.rateEdit, f"{choices.trainingRate:g}")
         show_text(ui.optionsEdit, choices.trainingOptions)
-        ui.optionsEdit.cursorPosition = 0  # the beginning of a long text is shown
+        ui.optionsEdit.cursorPosition = 0  # the beginning of a long text is shown, and all of it by the pointer
+        ui.optionsEdit.toolTip = "\n\n".join(filter(None, [choices.trainingOptions, self._options_help]))
         suggested = recipes.suggestion(*self._situation())
         ui.hintLabel.text = recipes.hint(*self._situation())
         ui.suggestButton.visible = any(getattr(choices, name) != value for name, value in suggested.items())
