@@ -19,6 +19,14 @@ REAL_DATA = Path(os.environ.get("GABORSEG_DATA", REPOSITORY.parent / "shared" / 
 
 
 @pytest.fixture(scope="session", autouse=True)
+def memory_is_given_back():
+    """A command keeps what its process frees; here that process runs all tests, some of which limit its memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("GaborSegLib.cli.status.keep_freed_memory", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def write_curves():
     """The function that draws curves.png, which training does not call here: it takes longer than an epoch."""
     from GaborSegLib.training import journal
