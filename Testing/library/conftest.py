@@ -8,13 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from made import made_scan
+from made import REPOSITORY, made_scan
 
 # Small tensors gain nothing from more threads, and sums depend on how many share them: runs that are compared must
 # agree.
 torch.set_num_threads(1)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("GABORSEG_DATA", REPOSITORY.parent / "shared" / "data"))
 
 

@@ -1,6 +1,7 @@
 """What tests share: made scans, affines and label maps, and how commands are run and refusals looked at."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,6 +12,7 @@ from GaborSegLib.errors import ImageError
 from GaborSegLib.scans.checking import check_image
 from GaborSegLib.scans.reading import read_image
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPE = (17, 18, 20)  # of what is made for reading and writing
 VOXEL = (3, 11, 5)  # one of them
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])

@@ -107,7 +107,7 @@ def files_run(function):
 
 @EACH
 def test_with_the_switch_none_of_the_faster_files_is_run(variant):
-    network, image, labels = made(variant)
+    network, image, labels = made(variant, torch.float32)
     gabor = set() if variant == "conventional" else {"separable.py"}
     assert files_run(lambda: trained(network, image, labels, 1)) >= gabor
     assert files_run(lambda: looked_at(network, image)) >= gabor | {"pyramid.py"}

@@ -1,7 +1,7 @@
 """The bundled networks on real brains: the average brain that nilearn ships, and labelled scans where given.
 
-Each look of a network at a scan takes seconds on all cores. A scan's mirror image is a second look, which is taken here
-with the weights that a user gets by default.
+Each look of a network at a scan takes seconds on all cores. A scan's mirror image is a second look, which is taken
+where the default weights segment the average brain.
 """
 
 import os
@@ -23,7 +23,6 @@ from GaborSegLib.scans.image import Image
 pytestmark = pytest.mark.real
 
 BUNDLED = sorted(bundled_weights())
-DEFAULT = "mixed"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +43,7 @@ def average_brain():
 
 @pytest.fixture(scope="module")
 def segmented(average_brain):
-    return Segmenter(DEFAULT, "cpu").segment(average_brain)
+    return Segmenter("mixed", "cpu").segment(average_brain)
 
 
 def dice_of_each(first, second):
@@ -125,7 +124,7 @@ def test_axis_orders_and_flips_of_the_average_brain(codes, average_brain, smalle
 
 @pytest.mark.parametrize("variant", BUNDLED)
 def test_a_validation_scan_scores_what_the_card_says(variant, real_data):
-    segmenter = Segmenter(variant, "cpu", mirror=variant == DEFAULT)
+    segmenter = Segmenter(variant, "cpu", mirror=False)
     data = find_data(real_data)
     scan = segmenter.card["scores"]["validation"]["scans"][0]
     on_cube, on_scan = evaluate(segmenter, data.select([scan])[:1], data.table)

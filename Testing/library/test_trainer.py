@@ -504,7 +504,8 @@ def test_out_of_memory_says_what_did_not_fit_and_what_helps(data_set, tmp_path):
     import resource
 
     options = replace(SMALL, variant="conventional", patch=None, grid_size=128, augmentation="none", base_channels=16)
-    trainer = Trainer(find_data(data_set), tmp_path, options, ["s1"])
+    data = find_data(data_set)
+    trainer = Trainer(replace(data, cases=data.cases[:2]), tmp_path, options, ["s1"])
     trainer._prepare()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

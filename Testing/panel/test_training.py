@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import slicer
 from made_data import make_data_set
 
-TINY = "--grid-size 32 --base-channels 4 --gabor-kernel-size 3 --augmentation none --dropout 0"
+TINY = "--grid-size 16 --base-channels 4 --gabor-kernel-size 3 --augmentation none --dropout 0"
 
 
 @pytest.fixture
