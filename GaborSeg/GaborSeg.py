@@ -1,4 +1,8 @@
-"""GaborSeg in 3D Slicer: the module, its widget and its self-test. What they do stands in GaborSegPanel."""
+"""GaborSeg in 3D Slicer: the module, its widget and its self-test. What they do stands in GaborSegPanel.
+
+This file, `GaborSegPanel/__init__.py` and the library's `protocol.py` load in older Pythons, too, to say what is
+needed.
+"""
 
 import sys
 
@@ -20,6 +24,17 @@ for _name in [name for name in sys.modules if name.split(".")[0] == "GaborSegPan
     del sys.modules[_name]
 
 
+def too_old():
+    """Why the module cannot be used in this Slicer, in one line; "" if it can."""
+    from GaborSegPanel import protocol
+
+    if sys.version_info >= protocol.OLDEST_PYTHON:
+        return ""
+    return _(
+        "GaborSeg needs 3D Slicer 5.10 or later; this is {slicer}, with Python {python}. Install a newer one."
+    ).format(slicer=slicer.app.applicationVersion, python=sys.version.split()[0])
+
+
 class GaborSeg(ScriptedLoadableModule):
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -34,7 +49,8 @@ class GaborSeg(ScriptedLoadableModule):
             "Segments nineteen structures of the brain in a T1-weighted MRI, with the very small networks of Gabor "
             "kernels of K. C. L. Wong and M. Moradi, <i>3D Segmentation with Fully Trainable Gabor Kernels and "
             "Pearson's Correlation Coefficient</i>, MLMI 2022. "
-            "The licence of the weights stands below the chosen weight file. For research, not for diagnosis."
+            "The licence of the weights stands below the chosen weight file. For research, not for diagnosis. "
+            "For 3D Slicer 5.10 and later."
         )
         parent.acknowledgementText = _("An implementation of the paper by others than its authors.")
 
@@ -47,6 +63,11 @@ class GaborSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
+        if too_old():
+            label = qt.QLabel(too_old())
+            label.wordWrap = True
+            self.layout.addWidget(label)
+            return
         from GaborSegPanel import resource
         from GaborSegPanel.panel import Panel
 
@@ -67,6 +88,8 @@ class GaborSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.set_parameter_node(self.logic.getParameterNode())
 
     def enter(self):
+        if self.panel is None:
+            return
         self.panel.set_parameter_node(self.logic.getParameterNode())
         self.panel.enter()
 
@@ -105,6 +128,8 @@ class GaborSegTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
+        if too_old():
+            self.skipTest(too_old())
         from GaborSegPanel.selftest import SelfTest
 
         self.setUp()

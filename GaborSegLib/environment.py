@@ -5,9 +5,10 @@ import os
 import sys
 from importlib import metadata
 
-# What segmenting needs. tqdm and matplotlib are wanted by a terminal and by pictures only.
-NEEDED = ("torch", "numpy", "nibabel", "SimpleITK", "safetensors")
-OPTIONAL = ("tqdm", "matplotlib")
+from .errors import GaborSegError
+from .protocol import REQUIREMENTS, is_enough
+
+OPTIONAL = ("tqdm", "matplotlib")  # for a terminal and for pictures
 # Largest memory of a run, measured at 128^3 with the conventional, mixed and gabor networks (the last): 1.7 GiB beyond
 # Python and torch; see Testing/benchmarks.
 CUBE_MIB = 1700
@@ -27,21 +28,30 @@ def environment():
 
     Returns:
         Dictionary: python (version), executable, versions (name to version, or None if it is not installed), missing
-        (names needed to segment that are not installed), devices (list of id, name, total_mib, free_mib; the CPU
-        first).
+        (names needed to segment that are not installed, or in too old a version), devices (list of id, name, total_mib,
+        free_mib; the CPU first).
+
+    Raises:
+        GaborSegError: torch is installed and cannot be loaded.
     """
-    versions = {name: _version(name) for name in NEEDED + OPTIONAL}
+    versions = {name: _version(name) for name in (*REQUIREMENTS, *OPTIONAL)}
+    missing = missing_packages()
     total, free = _main_memory()
     devices = [{"id": "cpu", "name": "CPU", "total_mib": total, "free_mib": free}]
-    if versions["torch"]:
-        devices += _gpus()
+    if "torch" not in missing:
+        devices += _gpus(versions["torch"])
     return {
         "python": sys.version.split()[0],
         "executable": sys.executable,
         "versions": versions,
-        "missing": [name for name in NEEDED if not versions[name]],
+        "missing": missing,
         "devices": devices,
     }
+
+
+def missing_packages():
+    """Names of what segmenting needs and is not installed, or in too old a version; nothing is imported for that."""
+    return [name for name, oldest in REQUIREMENTS.items() if not is_enough(_version(name), oldest)]
 
 
 def wait_asleep():
@@ -81,9 +91,15 @@ def _version(name):
         return None
 
 
-def _gpus():
-    import torch
-
+def _gpus(version):
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # such as a DLL that does not go with those of the application
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise GaborSegError(
+            f"torch {version}: is installed and cannot be loaded ({reason}); install another version, "
+            f"{REQUIREMENTS['torch']} or later (in 3D Slicer: module PyTorch Utils)"
+        ) from error
     found = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)

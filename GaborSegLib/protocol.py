@@ -14,11 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# The oldest Python that the program runs in; pyproject.toml says the same. This file, `__init__.py` and `__main__.py`
+# load in older ones, too, so that there is somebody to say so.
+OLDEST_PYTHON = (3, 10)
+# What segmenting needs, and the oldest version of each; pyproject.toml has the same, and what a terminal wants besides.
+REQUIREMENTS = {"torch": "2.5", "numpy": "1.24", "nibabel": "5", "SimpleITK": "2.2", "safetensors": "0.4"}
+
 # Exit statuses of a command: done; a defect of this program; an error with a remedy; cancelled (Ctrl-C).
 DONE, DEFECT, REFUSED, CANCELLED = 0, 1, 2, 130
 
 # What a command writes with --json: one event a line, each a dictionary with the key `event`, see `events`.
 PROGRESS, EPOCH, WARNING, RESULT, ERROR = "progress", "epoch", "warning", "result", "error"
+# The `kind` of a `warning` that puts all of a result in doubt: the scan does not look like a T1.
+NOT_T1 = "not-t1"
 
 # What `gaborseg train` offers, in the order of its help.
 VARIANTS = ("conventional", "gabor", "mixed")
@@ -97,6 +105,14 @@ def epoch_of(stage):
     """The number of the epoch, from 1, that a `progress` event's stage names, or None if it names none."""
     match = re.fullmatch(EPOCH_STAGE.format(epoch=r"(\d+)", epochs=r"\d+"), stage)
     return int(match[1]) if match else None
+
+
+def is_enough(version, oldest):
+    """Whether a version, or None for what is not installed, is at least the oldest one; texts such as "2.5.1+cu124"."""
+    if version is None:
+        return False
+    found, wanted = ([int(number) for number in re.findall(r"\d+", text)] for text in (version, oldest))
+    return found[: len(wanted)] >= wanted
 
 
 # Weight files

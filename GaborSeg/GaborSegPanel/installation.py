@@ -3,35 +3,26 @@
 import slicer
 from slicer.i18n import tr as _
 
-from . import PanelError
-
-# The versions that the library needs; Slicer brings numpy and SimpleITK, which stay as they are.
-REQUIREMENTS = {
-    "torch": "torch>=2.5",
-    "nibabel": "nibabel>=5",
-    "safetensors": "safetensors>=0.4",
-    "numpy": "numpy>=1.24",
-    "SimpleITK": "SimpleITK>=2.2",
-}
+from . import PanelError, protocol
 
 
 class Declined(PanelError):
     """The user was asked whether to install, and did not want to; there is nothing more to ask."""
 
 
-def ask_and_install(missing, interpreter):
-    """Install packages into Slicer's Python if the user agrees.
+def ask_and_install(found, interpreter):
+    """Install what is missing into Slicer's Python if the user agrees.
 
     Args:
-        missing: names of packages.
+        found: the worker's `environment` result.
         interpreter: path of the worker's Python; "" for Slicer's own, the only one that is ever changed.
 
     Raises:
         Declined: the user did not want to.
         PanelError: nothing was installed; says why and what to do.
     """
-    names = ", ".join(missing)
-    requirements = [REQUIREMENTS[name] for name in missing]
+    names = ", ".join(_what_is_missing(name, found["versions"].get(name)) for name in found["missing"])
+    requirements = [f"{name}>={protocol.REQUIREMENTS[name]}" for name in found["missing"]]
     by_hand = " ".join(f'"{requirement}"' for requirement in requirements)
     if interpreter:
         raise PanelError(
@@ -48,8 +39,8 @@ def ask_and_install(missing, interpreter):
         raise PanelError(declined)
     question = _(
         "GaborSeg needs these Python packages, which Slicer's Python lacks: {names}.\n\nThey will be downloaded and "
-        "installed into Slicer's Python; torch alone can take some gigabytes. To leave Slicer's Python as it is, "
-        "cancel and choose another Python on the Advanced tab."
+        "installed into Slicer's Python, in place of older ones; torch alone can take some gigabytes. To leave "
+        "Slicer's Python as it is, cancel and choose another Python on the Advanced tab."
     ).format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("GaborSeg: install packages")):
         raise Declined(declined)
@@ -61,8 +52,16 @@ def ask_and_install(missing, interpreter):
         ) from error
 
 
+def _what_is_missing(name, version):
+    if version is None:
+        return name
+    return _("{name} {oldest} or later (it has {version}, which other extensions may need)").format(
+        name=name, oldest=protocol.REQUIREMENTS[name], version=version
+    )
+
+
 def _install(requirements):
-    torch = REQUIREMENTS["torch"]
+    torch = f"torch>={protocol.REQUIREMENTS['torch']}"
     if torch in requirements and _install_torch(torch.removeprefix("torch")):
         requirements = [requirement for requirement in requirements if requirement != torch]
     if not requirements:

@@ -30,7 +30,7 @@ class Run:
         on_environment: called with a newly found environment.
         on_result: called with the segmentation node, when labels and volumes are in the scene.
         on_end: called with None or an error's message.
-        install: called with (missing packages, interpreter); raises PanelError if they are not there afterwards.
+        install: called with (the `environment` result, interpreter); raises PanelError if nothing was installed.
 
     Attributes:
         result: the segmentation node, once labels and volumes are in the scene; else None.
@@ -61,6 +61,7 @@ class Run:
         self._on_environment, self._on_result, self._on_end = on_environment, on_result, on_end
         self._install = install
         self._warnings = set()  # one may be found twice
+        self._doubt = ""  # what puts all of the result in doubt
         self._seconds = {}  # of each phase
         self._turns = Turns(self._failed)
         self.worker = self.folder = self.result = self._affine = self._surfaces = None
@@ -114,7 +115,7 @@ class Run:
                 ).format(names=", ".join(environment["missing"]))
             )
         else:
-            self._install(environment["missing"], self._interpreter)
+            self._install(environment, self._interpreter)
             if not self.ended:  # closed while the question stood there
                 self._command(["environment"], lambda found: self._have_environment(found, asked=True))
 
@@ -138,7 +139,7 @@ class Run:
 
     def _show(self, result, labels):
         # The scan's name in the result is that of a temporary file.
-        provenance = {**result["provenance"], "scan": self._name, "weights_file": self._weights}
+        provenance = {**result["provenance"], "scan": self._name, "weights_file": self._weights, "doubt": self._doubt}
         self._is_first_in_3d = not camera.shows_other_things(self._segmentation)
         with self._timed("into the scene"):
             self.result = results.show_results(
@@ -212,7 +213,10 @@ class Run:
             self._on_progress(event["stage"], 1 + event["done"])
         elif event["event"] == protocol.WARNING and event["message"] not in self._warnings:
             self._warnings.add(event["message"])
-            self._on_warning(self._in_users_words(event["message"]))
+            message = self._in_users_words(event["message"])
+            if event.get("kind") == protocol.NOT_T1:
+                self._doubt = message
+            self._on_warning(message)
 
     def _in_users_words(self, message):
         """The library names the temporary file; the user knows the volume by its name."""

@@ -1,6 +1,6 @@
 """What is there to compute with: `gaborseg environment`."""
 
-from ..protocol import DONE, RESULT
+from ..protocol import DONE, REQUIREMENTS, RESULT
 
 
 def add_arguments(parser):
@@ -17,7 +17,8 @@ def run(options, report):
         return DONE
     print(f"Python {found['python']}, {found['executable']}")
     for name, version in found["versions"].items():
-        print(f"  {name:<12} {version or 'not installed'}")
+        wanted = f", {REQUIREMENTS[name]} or later is needed" if name in found["missing"] else ""
+        print(f"  {name:<12} {version or 'not installed'}{wanted}")
     for device in found["devices"]:
         print(f"  {device['id']:<12} {device['name']}, {device['free_mib']} of {device['total_mib']} MiB free")
     return DONE

@@ -537,6 +537,23 @@ def test_installing_asks_first(user, volume, bare_python, monkeypatch, agree):
         assert "are missing" in user.ui.statusLabel.text
 
 
+def test_a_torch_that_is_too_old_counts_as_missing_and_is_replaced_only_if_the_user_agrees(user, volume):
+    from host import dialogs, packaging
+
+    cpu = {"id": "cpu", "name": "CPU", "total_mib": None, "free_mib": None}
+    versions = {"torch": "1.13.1+cu117", "numpy": "2.1.0"}
+    found = {"python": "3", "executable": "p", "versions": versions, "missing": ["torch"], "devices": [cpu]}
+    user.panel.choices.interpreter = ""
+    user.panel.environment.take(found)
+    assert "torch 1.13.1+cu117, 2.5 or later is needed" in user.ui.environmentLabel.text
+    assert "numpy 2.1.0\n" in user.ui.environmentLabel.text + "\n"
+    dialogs.answers.append(qt.QMessageBox.Cancel)
+    user.ui.installButton.click()
+    user.panel.environment.stop_check()
+    assert "torch 2.5 or later (it has 1.13.1+cu117, which other extensions may need)" in dialogs.shown[0]
+    assert packaging.requested == [] and user.errors == []
+
+
 def test_declining_to_install_for_a_training_says_so_in_the_panel(user, tmp_path, monkeypatch):
     from host import dialogs
 
@@ -564,7 +581,8 @@ def test_torch_comes_through_the_pytorch_extension(user, monkeypatch):
     logic = types.SimpleNamespace(installTorch=lambda torchVersionRequirement: [asked.append(torchVersionRequirement)])
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
     dialogs.answers.append(qt.QMessageBox.Ok)
-    installation.ask_and_install(["torch", "nibabel"], "")
+    found = {"missing": ["torch", "nibabel"], "versions": {"torch": None, "nibabel": None}}
+    installation.ask_and_install(found, "")
     assert asked == [">=2.5"]
     assert packaging.requested == [["nibabel>=5"]]
 

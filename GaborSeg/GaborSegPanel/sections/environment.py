@@ -2,7 +2,7 @@
 
 from slicer.i18n import tr as _
 
-from .. import PanelError, installation
+from .. import PanelError, installation, protocol
 from ..widgets import BROWSE, PathBox, ask_file
 from ..worker import Query
 from . import Section
@@ -13,7 +13,7 @@ class EnvironmentSection(Section):
 
     Attributes:
         found: the worker's `environment` result: what its Python has and which devices there are; None if not known.
-        install: called with (missing packages, interpreter); raises PanelError if they are not there afterwards.
+        install: called with (the `environment` result, interpreter); raises PanelError if nothing was installed.
     """
 
     def __init__(self, panel):
@@ -86,7 +86,7 @@ class EnvironmentSection(Section):
         self.found, self._asked = found, self.choices.interpreter
         self.panel.segment.log(f"Python {found['python']}, {found['executable']}")
         lines = [f"Python {found['python']}"]
-        lines += [f"{name} {version or _('is not installed')}" for name, version in found["versions"].items()]
+        lines += [_package(name, version, name in found["missing"]) for name, version in found["versions"].items()]
         lines += [
             _("{name}: {free} of {total} MiB free").format(
                 name=device["name"], free=device["free_mib"], total=device["total_mib"]
@@ -117,9 +117,16 @@ class EnvironmentSection(Section):
 
     def _install_missing(self):
         try:
-            self.install(self.found["missing"], self.choices.interpreter)
+            self.install(self.found, self.choices.interpreter)
         except installation.Declined:
             pass  # the list of what is missing stays
         except PanelError as error:
             self.panel.show_error(str(error))
         self.check()
+
+
+def _package(name, version, is_missing):
+    if version and is_missing:
+        oldest = protocol.REQUIREMENTS[name]
+        return _("{name} {version}, {oldest} or later is needed").format(name=name, version=version, oldest=oldest)
+    return f"{name} {version or _('is not installed')}"

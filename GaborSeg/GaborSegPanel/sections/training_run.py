@@ -88,17 +88,18 @@ class TrainingRunSection(Section):
             raise PanelError(self.ui.environmentLabel.text)  # why the check failed
         if found["missing"]:
             try:
-                environment.install(found["missing"], self.choices.interpreter)
+                environment.install(found, self.choices.interpreter)
             except installation.Declined as error:
                 self.panel.course.say(str(error))
                 return
         then()
 
     def _new_folder(self):
-        """The chosen folder, or a new one: where a run is already, or none is chosen."""
+        """The chosen folder, or a new one: where a run is already, or its weights, or none is chosen."""
         choices = self.choices
-        if choices.trainingFolder and not protocol.has_snapshot(choices.trainingFolder):
-            return Path(choices.trainingFolder)  # new, or its run ended before there was anything to lose
+        chosen = Path(choices.trainingFolder)
+        if choices.trainingFolder and not protocol.has_snapshot(chosen) and not (chosen / protocol.BEST).exists():
+            return chosen  # new, or its run ended before there was anything to lose
         name = f"{Path(choices.trainingData).stem} {choices.trainingVariant}"
         parent = Path(choices.trainingFolder).parent if choices.trainingFolder else Path.home() / "GaborSeg" / "runs"
         number = 1
