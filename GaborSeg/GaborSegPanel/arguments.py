@@ -1,10 +1,11 @@
 """The arguments of `gaborseg train` and `gaborseg data` that the choices mean."""
 
+import os
 import shlex
 
 from slicer.i18n import tr as _
 
-from . import PanelError, parameters
+from . import PanelError, parameters, recipes, resource
 
 
 def gpus(choices, devices):
@@ -19,8 +20,20 @@ def gpus(choices, devices):
     return [int(number) for number in choices.trainingDevices.split(",") if number]
 
 
+def situation(choices, devices):
+    """What a suggestion depends on: (whether on a GPU, whether from weights)."""
+    return bool(gpus(choices, devices)), bool(choices.trainingInit)
+
+
+def more_options(choices, devices):
+    """The text of more options: the user's, or what is suggested."""
+    if choices.trainingOptions is not None:
+        return choices.trainingOptions
+    return recipes.suggestion(*situation(choices, devices))["trainingOptions"]
+
+
 def starting_weights(choices):
-    """Path of the weights to start from, "" for none.
+    """Absolute path of the weights to start from, "" for none.
 
     Raises:
         PanelError: the file cannot be read or has other kernels.
@@ -29,6 +42,7 @@ def starting_weights(choices):
     if path == parameters.BUNDLED:
         path = str(parameters.bundled_weights(choices.trainingVariant))
     if path:
+        path = os.path.abspath(path)
         variant = parameters.read_card(path)["variant"]
         if variant != choices.trainingVariant:
             raise PanelError(
@@ -40,12 +54,14 @@ def starting_weights(choices):
 
 
 def data_arguments(choices):
-    """What `gaborseg data` and `gaborseg train` both take."""
+    """What `gaborseg data` and `gaborseg train` both take; with absolute paths, since these run in other folders."""
     if not choices.trainingData:
         raise PanelError(_("No training data are chosen; choose a folder of scans with label maps, or a CSV of them."))
-    arguments = [choices.trainingData]
-    if choices.trainingTable:
-        arguments += ["--table", choices.trainingTable]
+    arguments = [os.path.abspath(choices.trainingData)]
+    table = choices.trainingTable
+    if table:
+        is_bundled = os.path.basename(table) == table and (resource("Tables") / f"{table}.csv").is_file()
+        arguments += ["--table", table if is_bundled else os.path.abspath(table)]
     names = ",".join(name.strip() for name in choices.trainingValidation.split(",") if name.strip())
     if names:
         return [*arguments, "--validation", names]
@@ -79,11 +95,12 @@ def train_arguments(choices, devices):
         arguments += ["--gpus", ",".join(map(str, numbers))]
     else:
         arguments += ["--processes", str(choices.trainingProcesses)]
+    options = more_options(choices, devices)
     try:
-        return arguments + shlex.split(choices.trainingOptions)
+        return arguments + shlex.split(options)
     except ValueError as error:
         raise PanelError(
             _("More options: {text} cannot be understood ({reason}); see gaborseg train --help.").format(
-                text=choices.trainingOptions, reason=error
+                text=options, reason=error
             )
         ) from error

@@ -72,9 +72,16 @@ def take_correction(volume, segmentation, folder):
         PanelError: the names do not fit the folder's structures, there is nothing to learn from, or the disk is full.
     """
     check_volume(volume)
+    folder = Path(folder)
+    if (folder / SUBJECTS).exists() and not (folder / ABOUT).exists():
+        raise PanelError(
+            _(
+                "{folder}: is a data set that was not made of corrections, and its {file} would be written over; "
+                "choose another folder."
+            ).format(folder=folder, file=SUBJECTS)
+        )
     if segmentation is None or segmentation.GetSegmentation().GetNumberOfSegments() == 0:
         raise PanelError(_("No segmentation is chosen as output; segment the volume first, then correct it."))
-    folder = Path(folder)
     facts = provenance(segmentation)
     structures = _structures(folder, facts)
     labels, overlap = _labels(volume, segmentation, structures, folder)

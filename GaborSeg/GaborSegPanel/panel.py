@@ -1,6 +1,7 @@
 """The panel as a whole: its sections, and the parameter node that they show and change."""
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import PanelError, parameters, results
 from .sections.corrections import CorrectionsSection
@@ -52,12 +53,15 @@ class Panel:
             self.choices = None
         if node is None:
             return
+        ignored = parameters.take_foreign(node)
         self.choices = parameters.wrap(node)
         if self.choices.inputVolume is None:
             self.choices.inputVolume = _first_scalar_volume()
         self.choices.bind({name: widget for section in self.sections for name, widget in section.bound.items()})
         self.choices.AddObserver("ModifiedEvent", lambda caller, event: self.show_choices())
         self.show_choices()
+        if ignored:
+            self.segment.note(_what_was_ignored(ignored))
 
     def show_choices(self):
         """Bring every section in line with the parameter node."""
@@ -99,6 +103,21 @@ class Panel:
         for section in self.sections:
             section.close()
         self.set_parameter_node(None)
+
+
+def _what_was_ignored(choices):
+    """That a scene wanted to make choices that are the user's alone, in one line."""
+    names = {
+        "interpreter": _("Python"),
+        "correctionsFolder": _("Folder of corrections"),
+        "trainingFolder": _("Output of the training"),
+        "trainingOptions": _("More options"),
+    }
+    # As in Python, so that nothing in a text is a line end or another control character.
+    texts = [f"{names[name]} {text!r}" for name, text in choices.items()]
+    return _("Ignored, since no scene may choose it: {choices}. Choose it yourself if you trust it.").format(
+        choices=", ".join(texts)
+    )
 
 
 def _first_scalar_volume():

@@ -10,7 +10,7 @@ from . import PanelError, protocol, resource
 
 # Fewer subjects than this are all trained on: one held out would be too much of them, and too little to tell by.
 FEW_SUBJECTS = 5
-SUGGESTED = ("trainingRate", "trainingEpochs", "trainingCubes", "trainingOptions")
+SUGGESTED = ("trainingRate", "trainingEpochs", "trainingCubes")  # and trainingOptions
 RECIPES = {  # by (on a GPU, fine-tuning)
     (True, False): "paper",
     (True, True): "fine-tune-gpu",
@@ -23,7 +23,7 @@ USUAL = {"augmentation": "paper"}
 
 
 def suggestion(on_gpu, fine_tunes):
-    """Dictionary from each of `SUGGESTED` to a value.
+    """Dictionary from each of `SUGGESTED`, and trainingOptions, to a value.
 
     On a GPU from nothing: the paper's. On a CPU: the recipe of the bundled weights, see docs/training.md. Fine-tuning:
     few epochs at a low rate that falls to zero, so that what was learned before is kept.
@@ -32,13 +32,18 @@ def suggestion(on_gpu, fine_tunes):
     rate = options.get("lr", _options()["paper"]["lr"])
     more = {name: value for name, value in options.items() if name not in WITH_WIDGETS and USUAL.get(name) != value}
     text = shlex.join(protocol.Stage(more).arguments)
-    return dict(zip(SUGGESTED, (rate, options["epochs"], options.get("patch", 0), text)))
+    return {**dict(zip(SUGGESTED, (rate, options["epochs"], options.get("patch", 0)))), "trainingOptions": text}
+
+
+def suggested_options():
+    """All texts that are suggested as more options, a set."""
+    return {suggestion(*situation)["trainingOptions"] for situation in RECIPES}
 
 
 def follows_a_suggestion(choices):
-    """Whether the values are those of some suggestion, so that nobody chose them by hand."""
-    values = {name: getattr(choices, name) for name in SUGGESTED}
-    return values in [suggestion(*situation) for situation in RECIPES]
+    """Whether the numbers are those of some suggestion, so that nobody chose them by hand."""
+    values = [getattr(choices, name) for name in SUGGESTED]
+    return values in [[suggestion(*situation)[name] for name in SUGGESTED] for situation in RECIPES]
 
 
 def hint(on_gpu, fine_tunes):

@@ -23,6 +23,8 @@ from . import PanelError, protocol, write_text
 from .worker import FULL_DISK, Lines, python_command, worker_environment
 
 RECORD, EVENTS, LOG = "panel.json", "events.jsonl", "log.txt"
+# What a run writes over in its folder.
+WRITTEN = (protocol.BEST, protocol.METRICS, protocol.CURVES, RECORD, EVENTS, LOG)
 LOG_LINES = 100
 RUNNING, FINISHED, STOPPED, FAILED, KILLED = "running", "finished", "stopped", "failed", "killed"
 
@@ -207,7 +209,7 @@ def start(folder, interpreter, arguments, resume=False):
     Raises:
         PanelError: another run is at work in the folder, or it cannot be started.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     owner = _owner(folder, protocol.read_json(folder / RECORD))
     if owner:
         raise PanelError(

@@ -30,10 +30,13 @@ FULL_DISK = 1 << 20  # bytes; with less free, a worker can not even write its la
 class Worker:
     """One command of the library, or another program that writes such events.
 
+    It runs in a folder of its own, so that nothing that lies in Slicer's is taken for a package: paths in its arguments
+    are absolute.
+
     Args:
         interpreter: path of a Python, or "" for Slicer's own.
         arguments: of the program; `--json` is added.
-        folder: an existing folder for its output; the caller removes it.
+        folder: an existing folder, where it runs and which has its output; the caller removes it.
         on_event: called with each event (a dictionary) but `result` and `error`.
         on_log: called with each line of its log.
         on_end: called once at the end, with (result event, None) or (None, message); not after `stop`.
@@ -47,7 +50,7 @@ class Worker:
         self._last_lines = []
         command = [*python_command(interpreter, program), *map(str, arguments), "--json"]
         files = [self._folder / "events.txt", self._folder / "log.txt"]
-        self._process = _start(command, worker_environment(interpreter), *files)
+        self._process = _start(command, worker_environment(interpreter), self._folder, *files)
         self._readers = [Lines(file) for file in files]
         self._timer = qt.QTimer()
         self._timer.setInterval(INTERVAL_MS)
@@ -155,17 +158,17 @@ class Lines:
 
 
 def python_executable(interpreter):
-    """The Python to start: the given one, or Slicer's own."""
+    """Absolute path of the Python to start: the given one, or Slicer's own."""
     if interpreter:
         if not Path(interpreter).is_file():
             raise PanelError(
                 _("{path}: there is no such Python; choose another one on the Advanced tab.").format(path=interpreter)
             )
-        return str(interpreter)
+        return os.path.abspath(interpreter)
     found = shutil.which("PythonSlicer")
     if found is None:
         raise PanelError(_("PythonSlicer was not found beside Slicer; choose another Python on the Advanced tab."))
-    return found
+    return os.path.abspath(found)
 
 
 def python_command(interpreter, program=None):
@@ -174,13 +177,19 @@ def python_command(interpreter, program=None):
 
 
 def worker_environment(interpreter):
-    """Environment variables for a worker: its output is UTF-8.
+    """Environment variables for a worker: its output is UTF-8, and it imports nothing from where it is started.
 
-    Another Python than Slicer's must not see what Slicer's launcher has set (PYTHONHOME, library paths).
+    Another Python than Slicer's must not see what Slicer's launcher has set (PYTHONHOME, library paths). Slicer's own
+    needs them, so that `-I`, which ignores all of them, is no way to start it.
     """
     environment = dict(slicer.util.startupEnvironment() if interpreter else os.environ)
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONSAFEPATH"] = "1"  # Python 3.11 and later
+    # Python takes an empty entry for the folder where it is started, and a relative one is meant from here.
+    entries = [os.path.abspath(entry) for entry in environment.pop("PYTHONPATH", "").split(os.pathsep) if entry]
+    if entries:
+        environment["PYTHONPATH"] = os.pathsep.join(entries)
     return environment
 
 
@@ -200,14 +209,14 @@ def remove_folder(folder):
         time.sleep(0.1)
 
 
-def _start(command, environment, output, log):
+def _start(command, environment, folder, output, log):
     options = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NO_WINDOW}
     with open(output, "wb") as out, open(log, "wb") as err:
         try:
             return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options
+                command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options
             )
         except OSError as error:
             raise PanelError(

@@ -615,6 +615,28 @@ def test_volumes_are_copied_and_saved(user, volume, tmp_path, monkeypatch):
     assert len(user.errors) == 1 and "choose another folder" in user.errors[0]
 
 
+def test_a_scan_that_is_no_t1_is_said_in_red_with_its_result(user, volume):
+    from GaborSegPanel import results
+    from GaborSegPanel.run import Run
+
+    user.choose(volume)
+    warned = []
+    run = Run(user.panel.choices, None, *[lambda *event: None] * 2, warned.append, *[lambda *event: None] * 3)
+    run.folder = user.folder
+    doubt = f"{user.folder / 'scan.nii'}: This does not look like a T1-weighted scan"
+    run._event({"event": "warning", "message": "Memory is short"})
+    run._event({"event": "warning", "kind": "not-t1", "message": doubt})
+    assert warned == ["Memory is short", "Brain: This does not look like a T1-weighted scan"]
+    node = shown(volume)
+    results.note(node, {"doubt": run._doubt})
+    user.panel.choices.outputSegmentation = node
+    assert user.ui.doubtLabel.text == warned[1] and not user.ui.doubtLabel.isHidden()
+    assert user.ui.doubtLabel.palette.color(qt.QPalette.WindowText).red() > 200
+    results.note(node, {"doubt": ""})  # the next result in the same node
+    user.panel.show_choices()
+    assert user.ui.doubtLabel.isHidden()
+
+
 def test_after_a_module_reload_the_panel_works(user, volume):
     slicer.util.reloadScriptedModule("GaborSeg")
     widget = slicer.modules.GaborSegWidget

@@ -79,7 +79,6 @@ def test_other_changes_read_nothing(panel, reads):
     reads.clear()
     choices.trainingLoss = "dice"
     choices.device = "cpu"
-    choices.trainingOptions = "--seed 3"
     choices.trainingDevices = "0"
     ui.epochsBox.value = 7
     ui.shareBox.value = 20
@@ -92,6 +91,16 @@ def test_other_changes_read_nothing(panel, reads):
     choices.parameterNode.Modified()
     assert reads == []
     assert (choices.trainingEpochs, ui.lossBox.currentData, ui.deviceBox.currentData) == (20, "dice", "cpu")
+
+
+def test_the_users_own_choices_are_written_at_once_and_read_with_the_scene_only(panel, reads):
+    reads.clear()
+    panel.choices.trainingOptions = "--seed 3"
+    assert set(reads) == {"QSettings ()"}
+    reads.clear()
+    assert panel.ui.optionsEdit.text == "--seed 3"
+    panel.choices.trainingLoss = "dice"
+    assert reads == []
 
 
 def test_a_new_choice_is_read(panel, reads, tmp_path):

@@ -442,12 +442,39 @@ def test_suggestions_follow_devices_and_weights_unless_chosen_by_hand(user):
     have_gpus(user, 1)
     assert not ui.suggestButton.isHidden()
     ui.suggestButton.click()
-    assert (choices.trainingCubes, choices.trainingEpochs, choices.trainingOptions) == (0, 300, "")
+    assert (choices.trainingCubes, choices.trainingEpochs, ui.optionsEdit.text) == (0, 300, "")
+    assert ui.suggestButton.isHidden()
     user.panel.recipe.choose_init("bundled")
     assert (choices.trainingEpochs, choices.trainingRate) == (20, 3e-4)
     ui.epochsBox.value = 21
     user.panel.recipe.choose_init("")
     assert choices.trainingEpochs == 21 and not ui.suggestButton.isHidden()
+
+
+def test_more_options_follow_until_they_are_written_by_hand_and_then_stay_in_every_scene(user):
+    from GaborSegPanel.arguments import train_arguments
+
+    ui, suggested = user.ui, user.ui.optionsEdit.text
+
+    def write(text):
+        ui.optionsEdit.text = text
+        ui.optionsEdit.editingFinished.emit()
+
+    user.panel.recipe.choose_init("bundled")
+    assert "--decay 1" in ui.optionsEdit.text and user.choices.trainingOptions is None
+    write("")
+    assert (user.choices.trainingOptions, ui.optionsEdit.text) == ("", "")  # none at all, which is a choice, too
+    write("--seed 4")
+    user.panel.recipe.choose_init("")
+    assert (ui.optionsEdit.text, user.choices.trainingEpochs) == ("--seed 4", 60)  # the numbers follow by themselves
+    slicer.mrmlScene.Clear(True)
+    user.widget.enter()
+    user.panel.environment.stop_check()
+    assert ui.optionsEdit.text == "--seed 4" and not ui.suggestButton.isHidden()
+    user.choices.trainingData = "data"
+    assert train_arguments(user.choices, [])[-2:] == ["--seed", "4"]
+    write(suggested)
+    assert user.choices.trainingOptions is None and ui.suggestButton.isHidden()
 
 
 def test_spin_boxes_are_bound_within_their_ranges(user):

@@ -6,8 +6,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import PanelError, results
-from ..widgets import fill_table
+from .. import PanelError, parameters, results
+from ..widgets import fill_table, say
 from . import Section
 
 
@@ -35,7 +35,9 @@ class ResultsSection(Section):
         if rows != self._rows_shown:
             self._rows_shown = rows
             fill_table(ui.volumesTable, [_("Structure"), _("Volume (mL)"), _("% of all"), _("Quality")], rows)
-        ui.provenanceLabel.text = _provenance_line(results.provenance(segmentation)) if rows else ""
+        facts = results.provenance(segmentation) if rows else {}
+        say(ui.doubtLabel, facts.get("doubt", ""))
+        ui.provenanceLabel.text = _provenance_line(facts) if rows else ""
 
     def copy(self):
         """Put the volumes on the clipboard, for a spreadsheet."""
@@ -50,6 +52,7 @@ class ResultsSection(Section):
         if not path:
             return
         try:
+            parameters.refuse_input(self.choices, path)
             with open(path, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(self._rows())
         except OSError as error:

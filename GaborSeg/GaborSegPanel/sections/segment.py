@@ -155,6 +155,11 @@ class SegmentSection(Section):
         """Add a line to the log."""
         self.ui.log.appendPlainText(line)
 
+    def note(self, line):
+        """Show a line below the button, and in the log."""
+        self._say(line)
+        self.log(line)
+
     def _progress(self, stage, done):
         self._say(_("{stage}...").format(stage=stage))
         self.ui.progressBar.value = done

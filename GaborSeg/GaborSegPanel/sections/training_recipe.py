@@ -28,7 +28,7 @@ class TrainingRecipeSection(Section):
         self.when(ui.lossBox, "currentIndexChanged(int)", lambda: self.put(trainingLoss=ui.lossBox.currentData))
         self.when(ui.cubesBox, "currentIndexChanged(int)", lambda: self.put(trainingCubes=ui.cubesBox.currentData))
         self.when(ui.rateEdit, "editingFinished()", self._rate_chosen)
-        self.when(ui.optionsEdit, "editingFinished()", lambda: self.put(trainingOptions=ui.optionsEdit.text))
+        self.when(ui.optionsEdit, "editingFinished()", self._options_chosen)
         self.when(ui.suggestButton, "clicked(bool)", self._suggestion_taken)
 
     def show(self):
@@ -43,33 +43,41 @@ class TrainingRecipeSection(Section):
         cubes = [(_("cubes of {edge}").format(edge=n) if n else _("whole scans"), n) for n in edges]
         fill(ui.cubesBox, cubes, choices.trainingCubes)
         show_text(ui.rateEdit, f"{choices.trainingRate:g}")
-        show_text(ui.optionsEdit, choices.trainingOptions)
+        options = arguments.more_options(choices, self.panel.environment.devices)
+        show_text(ui.optionsEdit, options)
         ui.optionsEdit.cursorPosition = 0  # the beginning of a long text is shown, and all of it by the pointer
-        ui.optionsEdit.toolTip = "\n\n".join(filter(None, [choices.trainingOptions, self._options_help]))
-        suggested = recipes.suggestion(*self._situation())
+        ui.optionsEdit.toolTip = "\n\n".join(filter(None, [options, self._options_help]))
         ui.hintLabel.text = recipes.hint(*self._situation())
-        ui.suggestButton.visible = any(getattr(choices, name) != value for name, value in suggested.items())
+        chosen = {name: getattr(choices, name) for name in recipes.SUGGESTED}
+        ui.suggestButton.visible = {**chosen, "trainingOptions": options} != self._suggestion()
 
     def read_again(self):
         self._inits.read_again()
         self._are_bundled.cache_clear()
 
     def put_with_suggestion(self, **values):
-        """Write choices that the suggested values depend on; those follow, unless they were chosen by hand."""
+        """Write choices that the suggested numbers depend on; those follow, unless they were chosen by hand."""
         follows = recipes.follows_a_suggestion(self.choices)
         with slicer.util.NodeModify(self.choices.parameterNode):
             parameters.put(self.choices, **values)
             if follows:
-                parameters.put(self.choices, **recipes.suggestion(*self._situation()))
+                numbers = self._suggestion()
+                parameters.put(self.choices, **{name: numbers[name] for name in recipes.SUGGESTED})
         self.panel.show_choices()
 
     def _situation(self):
-        """(whether on a GPU, whether from weights)"""
-        on_gpu = bool(arguments.gpus(self.choices, self.panel.environment.devices))
-        return on_gpu, bool(self.choices.trainingInit)
+        return arguments.situation(self.choices, self.panel.environment.devices)
+
+    def _suggestion(self):
+        return recipes.suggestion(*self._situation())
 
     def _suggestion_taken(self):
-        self.put(**recipes.suggestion(*self._situation()))
+        self.put(**{**self._suggestion(), "trainingOptions": None})
+
+    def _options_chosen(self):
+        """What is suggested anyway is no choice of the user's, and follows."""
+        text = self.ui.optionsEdit.text
+        self.put(trainingOptions=None if text == self._suggestion()["trainingOptions"] else text)
 
     def _variant_chosen(self):
         """Weights of other kernels cannot be started from: back to the bundled ones, or to none."""

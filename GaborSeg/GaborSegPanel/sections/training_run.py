@@ -66,9 +66,11 @@ class TrainingRunSection(Section):
         self._show_run()
 
     def _start(self):
-        choices = self.choices
+        choices, folder = self.choices, self._new_folder()
         options = arguments.train_arguments(choices, self.panel.environment.devices)
-        self._begin(training.start(self._new_folder(), choices.interpreter, options))
+        for file in (folder, *(folder / name for name in training.WRITTEN)):
+            parameters.refuse_input(choices, file)
+        self._begin(training.start(folder, choices.interpreter, options))
 
     def _when_python_is_ready(self, then):
         """Call `then` once the chosen Python is known to have what training needs."""
