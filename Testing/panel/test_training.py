@@ -294,7 +294,7 @@ def test_an_error_is_shown_with_all_its_lines(user, folder):
     tell(folder, event="error", code="data", message="2 problems in the data set\n  a: is empty\n  b: is missing")
     user.choices.trainingFolder = str(folder)
     assert user.run.state == "failed"
-    assert user.ui.trainingLabel.text == "Old run: 2 problems in the data set"
+    assert user.ui.trainingLabel.text == "Old run: 2 problems in the data set."
     assert user.ui.trainingNotes.plainText.splitlines()[1:] == ["  a: is empty", "  b: is missing"]
 
 
@@ -431,6 +431,29 @@ def test_two_checked_gpus_are_two_gpus(user, data_set):
     user.ui.processesBox.value = 2
     arguments = train_arguments(user.choices, user.panel.environment.devices)
     assert arguments[arguments.index("--processes") + 1] == "2" and "--gpus" not in arguments
+
+
+def test_long_names_of_gpus_do_not_make_the_panel_wider(user):
+    width = user.ui.tabs.minimumSizeHint.width()
+    cpu = {"id": "cpu", "name": "CPU", "total_mib": None, "free_mib": None}
+    gpu = {"id": "cuda:0", "name": 9 * "Very fast ", "total_mib": 8192, "free_mib": 6144}
+    found = {"python": "3", "executable": "p", "versions": {}, "missing": [], "devices": [cpu, gpu]}
+    user.panel.environment.take(found)
+    assert not user.ui.deviceList.isHidden() and user.ui.deviceList.item(0).toolTip() == gpu["name"]
+    assert user.ui.tabs.minimumSizeHint.width() <= width
+
+
+def test_names_of_structures_have_room_beside_their_scores(user, folder):
+    """At the width of the table in a panel of the usual width."""
+    write_rows(folder, 4, epochs=1000)
+    user.choices.trainingFolder = str(folder)
+    table = user.ui.diceTable
+    table.setParent(None)
+    table.resize(276, 200)
+    table.show()
+    slicer.app.processEvents()
+    assert table.horizontalScrollBar().maximum == 0 and table.columnWidth(0) > 100
+    table.close()
 
 
 def test_suggestions_follow_devices_and_weights_unless_chosen_by_hand(user):

@@ -32,6 +32,7 @@ class TrainingCourseSection(Section):
             return
         ui.trainingBar.value = round(BAR * run.fraction)
         text, *more = status(run).splitlines() or [""]
+        text = text if text.endswith((".", ":")) else f"{text}."  # errors end without; more may follow here
         if run.state == FINISHED and run.weights:
             text += " " + _("Its weights stand in the list of the Segment tab.")
         warnings = [problem for problem in run.problems if problem != run.error]
@@ -86,8 +87,8 @@ class TrainingCourseSection(Section):
         last, best = validated[-1], max(validated, key=lambda row: row["dice_mean"])
         headers = [
             _("Structure"),
-            _("Dice, epoch {n}").format(n=int(last["epoch"])),
-            _("best, epoch {n}").format(n=int(best["epoch"])),
+            _("Dice,\nepoch {n}").format(n=int(last["epoch"])),  # two lines, which leave room for the names
+            _("best,\nepoch {n}").format(n=int(best["epoch"])),
         ]
         names = [(_("Mean"), "dice_mean"), *((name, name) for name in run.structures)]
         scores = [

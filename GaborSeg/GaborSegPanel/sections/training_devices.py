@@ -29,6 +29,7 @@ class TrainingDevicesSection(Section):
         for row, number in enumerate(sorted(names)):
             ui.deviceList.addItem(f"{number}: {names[number]}")
             item = ui.deviceList.item(row)
+            item.setToolTip(names[number])  # a long name is cut off, and must not make the panel wider
             item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
             item.setCheckState(qt.Qt.Checked if number in chosen else qt.Qt.Unchecked)
             item.setData(qt.Qt.UserRole, number)
