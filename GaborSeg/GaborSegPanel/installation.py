@@ -48,7 +48,10 @@ def ask_and_install(found, interpreter):
         _install(requirements)
     except Exception as error:  # pip, the network, PyTorchUtils: whatever failed there, the remedy is the same
         raise PanelError(
-            _("The packages could not be installed: {error}. The Python console shows the log.").format(error=error)
+            _(
+                "The packages could not be installed: {error}. The Python console shows the log. What is in use cannot "
+                "be replaced: restart Slicer before you try again."
+            ).format(error=error)
         ) from error
 
 

@@ -7,6 +7,7 @@ files are `metrics.csv`, `run.lock`, its snapshots and `best.safetensors`.
 
 import csv
 import json
+import math
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from .worker import FULL_DISK, Lines, python_command, worker_environment
 RECORD, EVENTS, LOG = "panel.json", "events.jsonl", "log.txt"
 # What a run writes over in its folder.
 WRITTEN = (protocol.BEST, protocol.METRICS, protocol.CURVES, RECORD, EVENTS, LOG)
+NUMBERED = ("epoch", "epochs")  # columns of metrics.csv without which a row says nothing
 LOG_LINES = 100
 RUNNING, FINISHED, STOPPED, FAILED, KILLED = "running", "finished", "stopped", "failed", "killed"
 
@@ -49,7 +51,7 @@ class TrainingRun:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.record = protocol.read_json(self.folder / RECORD)
+        self.record = _read_record(self.folder)
         self.rows, self.step, self.problems, self.log = [], None, [], []
         self.stopping = False
         self.owner = self.error = self.weights = None
@@ -62,7 +64,7 @@ class TrainingRun:
     def update(self):
         """Read what was written since the last call; whether the run is alive is asked first, so nothing is missed."""
         self.owner = _owner(self.folder, self.record)
-        for lines, take in zip(self._lines, (self._take_event, self._take_log)):
+        for lines, take in zip(self._lines, (self._take_line, self._take_log)):
             for line in lines.new_lines(self.owner is None):
                 take(line)
         self._read_metrics()
@@ -116,7 +118,8 @@ class TrainingRun:
         if self.rows:
             return int(self.rows[-1]["epochs"])
         arguments = self.record.get("arguments", [])
-        return int(arguments[arguments.index("--epochs") + 1]) if "--epochs" in arguments[:-1] else 0
+        text = arguments[arguments.index("--epochs") + 1] if "--epochs" in arguments[:-1] else ""
+        return int(text) if text.isdecimal() else 0
 
     @property
     def epoch_under_way(self):
@@ -152,13 +155,14 @@ class TrainingRun:
                 )
             ) from error
 
-    def _take_event(self, line):
+    def _take_line(self, line):
         try:
-            event = json.loads(line)
-            kind = event["event"]
-        except (ValueError, TypeError, KeyError):
-            self._take_log(line)
-            return
+            self._take_event(json.loads(line))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self._take_log(line)  # of some package, or of nobody that is known here
+
+    def _take_event(self, event):
+        kind = event["event"]
         if kind == protocol.PROGRESS:
             self.step = event["stage"], event["done"], event["total"]
             if self.epoch_under_way:
@@ -190,7 +194,8 @@ class TrainingRun:
                 ]
         except (OSError, ValueError, TypeError, csv.Error):
             return  # not there yet, or being replaced just now
-        if rows and set(protocol.METRIC_COLUMNS) <= set(rows[0]):
+        numbers = [row[name] for row in rows for name in NUMBERED if name in row]
+        if rows and set(protocol.METRIC_COLUMNS) <= set(rows[0]) and all(n and math.isfinite(n) for n in numbers):
             self._metrics_seen, self.rows = seen, rows
 
 
@@ -210,7 +215,7 @@ def start(folder, interpreter, arguments, resume=False):
         PanelError: another run is at work in the folder, or it cannot be started.
     """
     folder = Path(folder).absolute()
-    owner = _owner(folder, protocol.read_json(folder / RECORD))
+    owner = _owner(folder, _read_record(folder))
     if owner:
         raise PanelError(
             _(
@@ -263,6 +268,14 @@ def start(folder, interpreter, arguments, resume=False):
 def resume(run, interpreter):
     """Go on with a run that can be, with the options it was started with."""
     return start(run.folder, interpreter, run.record["arguments"], resume=True)
+
+
+def _read_record(folder):
+    """How the panel started the run in a folder, a dictionary; {} if it did not, or the file is not its own."""
+    record = protocol.read_json(folder / RECORD)
+    arguments = record.get("arguments")
+    is_ours = isinstance(record.get("pid"), int) and isinstance(arguments, list)
+    return record if is_ours and all(isinstance(argument, str) for argument in arguments) else {}
 
 
 def _owner(folder, record):

@@ -87,7 +87,7 @@ class Worker:
         try:
             event = json.loads(line)
             kind = event["event"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             self._log(line)  # some package printed it
             return
         if kind == protocol.RESULT:

@@ -298,6 +298,28 @@ def test_an_error_is_shown_with_all_its_lines(user, folder):
     assert user.ui.trainingNotes.plainText.splitlines()[1:] == ["  a: is empty", "  b: is missing"]
 
 
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("panel.json", json.dumps({"pid": "x", "host": socket.gethostname(), "arguments": "none"})),
+        ("panel.json", '{"pid": 1, "host": "y", "arguments": ["D", "--epochs", "many"]}'),
+        ("events.jsonl", 100000 * "["),
+        ("events.jsonl", '{"event": "progress"}\n{"event": "error"}\n["event"]\n'),
+        ("metrics.csv", "nan"),
+        ("run.lock", 100000 * "["),
+    ],
+)
+def test_a_run_folder_that_somebody_has_damaged_is_shown_as_far_as_it_goes(user, folder, name, text):
+    record(folder, dead_pid())
+    write_rows(folder, 3)
+    if name == "metrics.csv":
+        text = (folder / name).read_text().replace(",10,", f",{text},")
+    (folder / name).write_text(text)
+    user.choices.trainingFolder = str(folder)
+    assert user.run.state in ("killed", "stopped") and user.errors == []
+    assert user.run.exists and not user.ui.trainingLabel.isHidden()
+
+
 def test_a_run_of_a_terminal_or_without_its_launcher_is_shown_too(user, folder, process):
     record(folder, dead_pid())  # PythonSlicer is a launcher: its end is not that of the Python that it started
     write_rows(folder, 2)
