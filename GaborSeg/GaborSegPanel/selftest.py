@@ -20,7 +20,7 @@ from slicer.i18n import tr as _
 from . import beside_module, parameters, protocol, results
 from .scan import world_affine
 from .sections.segment import DOUBLE_CLICK
-from .worker import PREFIX, make_temporary_folder, python_executable, remove_folder, worker_environment
+from .worker import PREFIX, TASKKILL, make_temporary_folder, python_executable, remove_folder, worker_environment
 
 TIMEOUT = 300  # seconds for one step, on a very busy computer; a few are usual
 CELL, MARGIN = 10, 1  # voxels: edge of a structure, and of the empty space around all
@@ -361,7 +361,7 @@ def synthetic_brain():
 
 def _kill(process_id):
     if sys.platform == "win32":
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process_id)], capture_output=True)
+        subprocess.run([TASKKILL, "/F", "/T", "/PID", str(process_id)], capture_output=True)
     else:
         os.killpg(process_id, signal.SIGKILL)
 

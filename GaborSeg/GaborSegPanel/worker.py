@@ -24,6 +24,8 @@ from . import PanelError, beside_module, protocol
 INTERVAL_MS = 100
 PREFIX = f"GaborSeg-{os.getpid()}-"  # of temporary folders; another Slicer has its own
 LAST_LINES = 8  # of the log, shown when a worker dies without a word
+# By its path: Windows looks for a bare name in the current folder first.
+TASKKILL = os.path.join(os.environ.get("SYSTEMROOT", "C:\\Windows"), "System32", "taskkill.exe")
 FULL_DISK = 1 << 20  # bytes; with less free, a worker can not even write its last words
 
 
@@ -165,10 +167,12 @@ def python_executable(interpreter):
                 _("{path}: there is no such Python; choose another one on the Advanced tab.").format(path=interpreter)
             )
         return os.path.abspath(interpreter)
-    found = shutil.which("PythonSlicer")
+    # Not in the folder where Slicer was started, where Windows and an empty entry of the PATH would look, too.
+    folders = [folder for folder in os.get_exec_path() if os.path.isabs(folder)]
+    found = next(filter(None, (shutil.which(os.path.join(folder, "PythonSlicer")) for folder in folders)), None)
     if found is None:
         raise PanelError(_("PythonSlicer was not found beside Slicer; choose another Python on the Advanced tab."))
-    return os.path.abspath(found)
+    return found
 
 
 def python_command(interpreter, program=None):
@@ -235,7 +239,7 @@ def _end_tree(process, wait=2):
     if sys.platform == "win32":
         if process.poll() is None:
             subprocess.run(
-                ["taskkill", "/T", "/F", "/PID", str(process.pid)],
+                [TASKKILL, "/T", "/F", "/PID", str(process.pid)],
                 capture_output=True,
                 creationflags=subprocess.CREATE_NO_WINDOW,
             )

@@ -120,6 +120,21 @@ def test_nothing_in_slicers_folder_is_imported_by_a_worker(module_widget, tmp_pa
     assert (str(tmp_path / "packages") in result["path"]) == ("{}" in path)  # means what it meant
 
 
+def test_slicers_python_is_not_looked_for_in_slicers_folder(module_widget, tmp_path, monkeypatch):
+    from GaborSegPanel import PanelError, worker
+
+    (tmp_path / "here").mkdir()
+    for folder in (tmp_path, tmp_path / "here"):
+        (folder / "PythonSlicer").write_text("#!/bin/sh\n")
+        (folder / "PythonSlicer").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join(["", ".", "here"]))
+    with pytest.raises(PanelError, match="PythonSlicer was not found"):
+        worker.python_executable("")
+    monkeypatch.setenv("PATH", os.pathsep.join(["", str(tmp_path / "here")]))
+    assert worker.python_executable("") == str(tmp_path / "here" / "PythonSlicer")
+
+
 def test_relative_paths_mean_slicers_folder(panel, tmp_path, monkeypatch):
     from GaborSegPanel import arguments, parameters, worker
 
