@@ -5,9 +5,12 @@ library, so it imports nothing of its own package either.
 """
 
 import ctypes
+import errno
 import json
+import math
 import os
 import re
+import stat
 import struct
 import sys
 from contextlib import suppress
@@ -71,7 +74,21 @@ NETWORK_KEYS = (
 CARD_KEYS = ("format", "sha256", "structures", "grid_size", "field", *NETWORK_KEYS)
 # What a network sees of a scan, see `model.network.cube_scores`.
 FIELDS = ("cube", "content")
-LONGEST_HEADER = 100 << 20  # bytes; the limit of the safetensors format
+# What its whole numbers can be. Kernels have a voxel in the middle, group normalisation has four groups of channels.
+LIMITS = {
+    "conventional_kernel_size": range(1, 32, 2),
+    "gabor_kernel_size": range(1, 32, 2),
+    "in_channels": range(1, 17),
+    "classes": range(2, 256),
+    "base_channels": range(4, 1025, 4),
+    "grid_size": range(16, 1025),
+}
+MOST_STRUCTURES = 254
+LONGEST_NAME = 200  # letters
+BACKGROUND = "Background"
+# Bytes: the limit of the safetensors format for its header; of any other text that is read here.
+LONGEST_HEADER, LONGEST_TEXT = 100 << 20, 64 << 20
+DEEPEST = 50  # lists and dictionaries in each other, in JSON that is read
 
 # Options of `gaborseg train` that a recipe may set: how to train, not on what nor where. True is for a flag.
 RECIPE_OPTIONS = (
@@ -115,6 +132,76 @@ def is_enough(version, oldest):
     return found[: len(wanted)] >= wanted
 
 
+# Texts from outside
+
+# What a terminal obeys (control characters), what ends a line, what turns the direction of writing, and halves of
+# characters, which stand for the bytes of names that are not UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What a spreadsheet takes for a formula, and runs: a cell that begins so and is no number; the same with ' before it.
+FORMULA = re.compile("(?![-+]?[0-9.]+(e[-+]?[0-9]+)?\\Z)(?:'*\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n])")
+
+
+def printable(text):
+    """A text as one line that can be shown: what is `UNPRINTABLE` in it stands as an escape, such as \\x1b or \\n."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def csv_cell(value):
+    """A value as it is written into a CSV file: a text that a spreadsheet would run gets a ' before it."""
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def csv_text(cell):
+    """What `csv_cell` was given for the text of a cell."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def read_text(path, longest=LONGEST_TEXT):
+    """The text of a file, UTF-8.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file; a pipe would be waited for.
+        ValueError: it is no text, or longer than so many bytes.
+    """
+    with _open(path) as file:
+        content = file.read(longest + 1)
+    if len(content) > longest:
+        raise ValueError(f"it is longer than {longest >> 20} MiB")
+    return content.decode("utf-8-sig")
+
+
+def _open(path):
+    """A regular file, opened for reading bytes; OSError for anything else."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(path, "rb")
+
+
+def parse_json(text):
+    """What JSON stands for, as `json.loads` gives it.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deep, or has a number that is none (NaN) or too large for one.
+    """
+    try:
+        content = json.loads(text, parse_float=_number, parse_constant=_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    level = [content]
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level = [item for items in inner for item in items]
+    if level:
+        raise ValueError("it is nested too deep")
+    return content
+
+
+def _number(word):
+    if not math.isfinite(float(word)):
+        raise ValueError(f"it has the number {word:.20}")
+    return float(word)
+
+
 # Weight files
 
 
@@ -130,26 +217,21 @@ def read_card(path):
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no weight file of this program (see `parse_card`), or of a variant that this one lacks.
+        ValueError: it is no weight file of this program, or not one that this copy can use; see `parse_card`.
     """
-    with open(path, "rb") as file:
+    with _open(path) as file:
         try:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > LONGEST_HEADER:
+            if length > min(LONGEST_HEADER, os.fstat(file.fileno()).st_size):
                 raise ValueError("it has no header")
-            metadata = json.loads(file.read(length)).get("__metadata__")
-        except (struct.error, ValueError, AttributeError, RecursionError) as error:
-            raise ValueError("is not a safetensors file, or is damaged") from error
-    card = parse_card(metadata)
-    if card["variant"] not in VARIANTS:
-        raise ValueError(f"its card has the variant {card['variant']!r}; this program knows {', '.join(VARIANTS)}")
-    return card
+            metadata = parse_json(file.read(length)).get("__metadata__")
+        except (struct.error, ValueError, AttributeError) as error:
+            raise ValueError("is not a safetensors file, or is damaged; get it again, or choose another") from error
+    return parse_card(metadata)
 
 
 def parse_card(metadata):
-    """The card in the metadata of a weight file (dictionary of strings, or None), checked.
-
-    Whether there is such a network is left to whoever builds it.
+    """The card in the metadata of a weight file (dictionary of strings, or None), checked by `check_card`.
 
     Raises:
         CardError: it is of a newer program, or not whole; says what is wrong and what to do.
@@ -157,26 +239,77 @@ def parse_card(metadata):
     """
     text = metadata.get(CARD_KEY) if isinstance(metadata, dict) else None
     if text is None:
-        raise ValueError("has no card of this program; it was not made by GaborSeg")
+        raise ValueError("has no card of this program; it was not made by GaborSeg, choose another file")
     try:
-        card = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"its card cannot be read: {error}") from error
+        card = parse_json(text)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its card cannot be read: {error}; get the file again") from error
     number = card.get("format") if isinstance(card, dict) else None
     if not isinstance(number, int) or number > CARD_FORMAT:
-        raise CardError(f"got format {number}, this program reads up to {CARD_FORMAT}; install a newer GaborSeg")
+        raise CardError(f"got format {number!s:.20}, this program reads up to {CARD_FORMAT}; install a newer GaborSeg")
     missing = [key for key in CARD_KEYS if key not in card]
     if missing:
         raise CardError(f"its card lacks {', '.join(missing)}; the file is damaged or was changed by hand")
-    count = len(card["structures"]) if isinstance(card["structures"], list) else 0
-    if card["classes"] != count + 1:
-        raise CardError(
-            f"its card names {count} structures for {card['classes']} classes; there must be one class more, the "
-            "background"
-        )
-    if card["field"] not in FIELDS:
-        raise CardError(f"its card has the field {card['field']!r}; this program knows {' and '.join(FIELDS)}")
+    try:
+        check_card(card)
+    except CardError as error:
+        raise CardError(f"{error}; get the file again, or a newer GaborSeg") from error
     return card
+
+
+def check_card(card):
+    """Check a card that has all of `CARD_KEYS`; `format` and `sha256`, which saving fills in, may be missing yet.
+
+    Raises:
+        CardError: its network cannot be built, or its results not be named by it, or it cannot be read once written.
+    """
+    try:
+        for key, choices in (("variant", VARIANTS), ("field", FIELDS)):
+            if card[key] not in choices:
+                raise ValueError(f"{key} {card[key]!r:.60}; this program knows {', '.join(choices)}")
+        for key in LIMITS:
+            check_number(key, card[key])
+        names = card["structures"] if isinstance(card["structures"], list) else []
+        if card["classes"] != len(names) + 1:
+            raise ValueError(
+                f"{len(names)} structures for {card['classes']} classes; there must be one class more, the background"
+            )
+        check_names(names)
+        for key, kind in (("find_brain", bool), ("training", dict), ("scores", dict)):
+            if not isinstance(card.get(key, kind()), kind):
+                raise ValueError(f"{key} {card[key]!r:.60}; wanted a {kind.__name__}")
+        if not isinstance(card.get("training", {}).get("earlier_stages", []), list):
+            raise ValueError("earlier_stages of its training that are no list")
+        text = json.dumps(card, ensure_ascii=False, allow_nan=False)
+        parse_json(text)
+        odd = re.search("[\ud800-\udfff]", text)
+        if odd:
+            raise ValueError(f"a text that is not UTF-8: {printable(text[max(0, odd.start() - 30) : odd.end()])}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CardError(f"its card has {error}") from error
+
+
+def check_number(key, value):
+    """Check one of the numbers of `LIMITS`; ValueError says what was got and what is wanted."""
+    numbers = LIMITS[key]
+    if type(value) is not int or value not in numbers:
+        steps = f" in steps of {numbers.step}" if numbers.step > 1 else ""
+        raise ValueError(f"{key} {value!r:.60}; wanted a whole number from {numbers[0]} to {numbers[-1]}{steps}")
+
+
+def check_names(names):
+    """Check the names of structures, a sequence; ValueError says what was got and what is wanted."""
+    if not 1 <= len(names) <= MOST_STRUCTURES:
+        raise ValueError(f"{len(names)} structures; wanted 1 to {MOST_STRUCTURES}")
+    taken = {BACKGROUND, *METRIC_COLUMNS}
+    for name in names:
+        is_text = isinstance(name, str) and name.strip() and not UNPRINTABLE.search(name)
+        if not is_text or len(name) > LONGEST_NAME or name in taken:
+            raise ValueError(
+                f"the structure {name!r:.60}; each needs a name of its own, text of at most {LONGEST_NAME} letters "
+                "without control characters"
+            )
+        taken.add(name)
 
 
 # Recipes
@@ -230,13 +363,13 @@ def read_recipe(path):
         ValueError: it is no recipe; says what is wrong and what to do.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         stages = tuple(
             Stage(dict(stage["options"]), stage.get("note", ""), stage.get("averaged", False) is True)
             for stage in content["stages"]
         )
         recipe = Recipe(Path(path).stem, str(content["description"]), stages, str(content.get("start", "")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError("is no recipe; wanted JSON with description and stages, each with options") from error
     options = {name: value for stage in stages for name, value in stage.options.items()}
     unknown = [name for name in options if name not in RECIPE_OPTIONS]
@@ -256,8 +389,8 @@ def read_recipe(path):
 def read_json(path):
     """The dictionary in a file; {} if there is none that can be read."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(read_text(path))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -2,17 +2,19 @@
 
 import csv
 import hashlib
-import json
+import io
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
+from ..protocol import BACKGROUND, check_names, csv_text, parse_json, read_text
 from ..structures import resource_path
 
-MOST_STRUCTURES = 255  # label maps are uint8
-BACKGROUND = "Background"
+MOST_IDS = 100_000  # of one row; FreeSurfer's largest number is 14,175
+LARGEST_ID = 2**31
 REST = "*"  # among the ids of the background: every id that the table does not name
 
 
@@ -90,10 +92,9 @@ def open_table(table):
 def read_rows(path, *needed):
     """The rows of a CSV file, dictionaries with text for every column; DataError if a needed column is missing."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = [name for name in reader.fieldnames or [] if name]
-            rows = [{name: row[name].strip() for name in columns} for row in reader]
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        columns = [name for name in reader.fieldnames or [] if name]
+        rows = [{name: csv_text(row[name].strip()) for name in columns} for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}); wanted text in UTF-8") from error
     if not set(needed) <= set(columns):
@@ -131,7 +132,7 @@ def read_label_table(path):
         rows, labels = rows[1:], labels[1:]
     background = ids.pop(0) if has_background else set()
     if labels != list(range(1, len(labels) + 1)) or not labels:
-        raise DataError(f"{path}: got the labels {labels}; they must count from 1 without a gap")
+        raise DataError(f"{path}: got the labels {labels!s:.200}; they must count from 1 without a gap")
     names = tuple(row["structure"] for row in rows)
     _check_names(path, names)
     _check_once(path, [background, *ids])
@@ -160,7 +161,7 @@ def read_nnunet_labels(path):
         labels = {str(name): int(key) for key, name in labels.items()}
     try:
         groups = {name: {int(i) for i in (ids if isinstance(ids, list) else [ids])} for name, ids in labels.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {error}; labels must be whole numbers, or lists of them") from error
     if "ignore" in groups:
         raise DataError(f"{path}: has an ignore label, which cannot be trained with; relabel these voxels")
@@ -175,7 +176,7 @@ def read_nnunet_labels(path):
 def read_nnunet_facts(path):
     """What stands in nnU-Net's `dataset.json`, a dictionary; DataError if it cannot be read."""
     try:
-        facts = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        facts = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); wanted nnU-Net's dataset.json") from error
     if not isinstance(facts, dict):
@@ -187,23 +188,26 @@ def _parse_ids(words):
     ids = set()
     for word in words:
         first, _, last = word.partition("-")
-        ids.update(range(int(first), int(last or first) + 1))
+        low, high = int(first), int(last or first)
+        if high > LARGEST_ID or high - low + len(ids) >= MOST_IDS:
+            raise ValueError(f"got {word:.30}; a structure has at most {MOST_IDS} ids, none above {LARGEST_ID}")
+        ids.update(range(low, high + 1))
     return ids
 
 
 def _check_names(path, names):
-    if not all(names) or len(set(names)) < len(names) or BACKGROUND in names:
-        raise DataError(f"{path}: got the structures {', '.join(names)}; each needs a name of its own")
-    if not 1 <= len(names) <= MOST_STRUCTURES:
-        raise DataError(f"{path}: got {len(names)} structures; wanted 1 to {MOST_STRUCTURES}")
+    try:
+        check_names(names)
+    except ValueError as error:
+        raise DataError(f"{path}: got {error}") from error
 
 
 def _check_once(path, groups):
     """Each id may stand once; a background that contains 0 by itself does not count."""
-    seen = [i for group in groups for i in group]
-    twice = sorted({i for i in seen if seen.count(i) > 1}) if len(seen) != len(set(seen)) else []
+    seen = Counter(i for group in groups for i in group)
+    twice = sorted(i for i, count in seen.items() if count > 1)
     if twice:
-        raise DataError(f"{path}: the ids {twice} stand with more than one structure; each may stand once")
+        raise DataError(f"{path}: the ids {twice!s:.200} stand with more than one structure; each may stand once")
 
 
 def _within(path, names, ids, wholes):

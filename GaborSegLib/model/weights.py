@@ -96,28 +96,38 @@ def load_weights(path):
         with torch.device("meta"):  # shapes without memory: a wrong card may ask for a network of any size
             network = build_network(**{key: card[key] for key in NETWORK_KEYS}, dropout=0.0)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{path}: its card describes no network that this program can build: {error}") from error
+        raise WeightsError(
+            f"{path}: its card describes no network that this program can build: {error}; get the file again"
+        ) from error
     _check_tensors(path, tensors, network.state_dict())
     if checksum(tensors) != card["sha256"]:
         raise WeightsError(f"{path}: the weights do not have the card's checksum; the file is damaged, get it again")
     # Copies, because what was read from a float32 file may still be mapped to that file.
     tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    odd = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if odd:
+        raise WeightsError(f"{path}: {odd} has NaN or infinity; its training failed, choose other weights")
     network.load_state_dict(tensors, assign=True)
     return Weights(network.eval(), card, Path(path))
 
 
 def _open(path):
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; a weight file's name ends in .safetensors")
     try:
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file; a weight file's name ends in .safetensors")
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+        raise WeightsError(
+            f"{path}: cannot be read ({reason}); check the permissions, the disk and the memory"
+        ) from error
+    except SafetensorError as error:
         # Only now, because a good file may start with the same bytes: those of its header's length.
         if _starts_as_pickle(path):
             message = "is a pickle, which can run code when it is opened; a .safetensors file is wanted"
         else:
-            message = f"is not a safetensors file, or is damaged: {error}"
+            message = "is not a safetensors file, or is damaged; get it again, or choose another"
         raise WeightsError(f"{path}: {message}") from error
 
 
@@ -143,11 +153,11 @@ def _check_tensors(path, tensors, expected):
     if missing or unknown:
         raise WeightsError(
             f"{path}: lacks {len(missing)} of the network's weights and has {len(unknown)} others, "
-            f"such as {(missing + unknown)[0]}; its card does not fit"
+            f"such as {(missing + unknown)[0]:.100}; its card does not fit, get the file again"
         )
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape:
             raise WeightsError(
                 f"{path}: {name} has the shape {tuple(tensors[name].shape)}, "
-                f"the card's network needs {tuple(tensor.shape)}"
+                f"the card's network needs {tuple(tensor.shape)}; get the file again"
             )

@@ -1,6 +1,7 @@
 """What panel and command line agree on: the reader of cards, recipes, locks, and the words that the library has too."""
 
 import json
+import math
 import os
 import struct
 import subprocess
@@ -74,9 +75,48 @@ def test_both_readers_of_cards_agree(path):
         (json.dumps({"format": 1, "sha256": ""}), "its card lacks structures, grid_size, field, variant"),
         (json.dumps({**CARD, "variant": "gobar"}), "variant 'gobar'; this program knows conventional, gabor, mixed"),
         (json.dumps({**CARD, "variant": ["mixed"]}), r"variant \['mixed'\]"),
-        (json.dumps({**CARD, "classes": 4}), "names 2 structures for 4 classes; there must be one class more"),
-        (json.dumps({**CARD, "structures": "two"}), "names 0 structures for 3 classes"),
-        (json.dumps({**CARD, "field": None}), "field None; this program knows cube and content"),
+        (
+            json.dumps({**CARD, "note": 60 * [[]], "in_channels": 0}),
+            "in_channels 0; wanted a whole number from 1 to 16",
+        ),
+        (
+            json.dumps({**CARD, "gabor_kernel_size": 6}),
+            "gabor_kernel_size 6; wanted a whole number from 1 to 31 in steps of 2",
+        ),
+        (
+            json.dumps({**CARD, "gabor_kernel_size": 151}),
+            "gabor_kernel_size 151; wanted a whole number from 1 to 31 in steps of 2",
+        ),
+        (json.dumps({**CARD, "conventional_kernel_size": True}), "size True; wanted a whole number"),
+        (
+            json.dumps({**CARD, "base_channels": 6}),
+            "base_channels 6; wanted a whole number from 4 to 1024 in steps of 4",
+        ),
+        (json.dumps({**CARD, "grid_size": 10**6}), "grid_size 1000000; wanted a whole number from 16 to 1024"),
+        (json.dumps({**CARD, "grid_size": 32.0}), "grid_size 32.0; wanted a whole number"),
+        (json.dumps({**CARD, "classes": 301, "structures": 300 * ["a"]}), "classes 301; wanted .* from 2 to 255"),
+        (json.dumps({**CARD, "structures": ["A", "A"]}), "structure 'A'; each needs a name of its own"),
+        (
+            json.dumps({**CARD, "structures": ["A", "Background"]}),
+            "structure 'Background'; each needs a name of its own",
+        ),
+        (json.dumps({**CARD, "structures": ["A", "loss"]}), "structure 'loss'; each needs a name of its own"),
+        (json.dumps({**CARD, "structures": ["A", " "]}), "has the structure ' '; each needs a name of its own"),
+        (json.dumps({**CARD, "structures": ["A", 7]}), "has the structure 7; each needs"),
+        (json.dumps({**CARD, "structures": ["A", "\x1b[2J"]}), r"structure '\\x1b\[2J'; each needs"),
+        (json.dumps({**CARD, "structures": ["A", "a\nb"]}), r"structure 'a\\nb'; each needs"),
+        (json.dumps({**CARD, "structures": ["A", "\ud800"]}), r"structure '\\ud800'; each needs"),
+        (json.dumps({**CARD, "structures": ["A", 201 * "b"]}), "text of at most 200 letters"),
+        (json.dumps({**CARD, "licence": "\ud800"}), r"has a text that is not UTF-8: .*\\ud800"),
+        (json.dumps({**CARD, "find_brain": "no"}), "find_brain 'no'; wanted a bool"),
+        (json.dumps({**CARD, "training": [1]}), r"training \[1\]; wanted a dict"),
+        (json.dumps({**CARD, "training": {"earlier_stages": 7}}), "earlier_stages of its training that are no list"),
+        (json.dumps({**CARD, "scores": math.nan}), "its card cannot be read: it has the number NaN"),
+        (json.dumps(CARD).replace('"MIT"', "1e999"), "its card cannot be read: it has the number 1e999"),
+        (json.dumps(CARD).replace('"MIT"', 51 * "[" + 51 * "]"), "its card cannot be read: it is nested too deep"),
+        (json.dumps({**CARD, "classes": 4}), "has 2 structures for 4 classes; there must be one class more"),
+        (json.dumps({**CARD, "structures": "two"}), "has 0 structures for 3 classes"),
+        (json.dumps({**CARD, "field": None}), "field None; this program knows cube, content"),
     ],
 )
 def test_bad_cards_are_refused_in_one_line(tmp_path, text, message):
@@ -99,6 +139,7 @@ def test_a_file_of_another_program_has_no_card(tmp_path, metadata):
         (b"{}", 3 << 40),  # more than the format allows, and than there is memory
         (b'{"__metadata__": {"gaborseg": "', 10_000),  # the file ends before its header does
         (b"no JSON", None),
+        (b'{"__metadata__": {}, "a": NaN}', None),
         (b"\xff\xfe\x00", None),
         (DEEP.encode(), None),
         (b"[]", None),
@@ -106,14 +147,14 @@ def test_a_file_of_another_program_has_no_card(tmp_path, metadata):
     ],
 )
 def test_damaged_headers_are_refused(tmp_path, header, length):
-    with pytest.raises(ValueError, match="^is not a safetensors file, or is damaged$"):
+    with pytest.raises(ValueError, match="^is not a safetensors file, or is damaged; get it again"):
         read_card(with_header(tmp_path / "a", header, length))
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"\x80\x04K\x01."])
 def test_short_files_are_refused(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(ValueError, match="^is not a safetensors file, or is damaged$"):
+    with pytest.raises(ValueError, match="^is not a safetensors file, or is damaged; get it again"):
         read_card(tmp_path / "a")
 
 
@@ -129,10 +170,79 @@ def test_a_card_that_is_no_text_is_refused(tmp_path):
         read_card(with_header(tmp_path / "a", header))
 
 
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_card, read_recipe, protocol.read_text):
+        with pytest.raises(OSError, match="no regular file"):
+            read(tmp_path / "pipe")
+    assert protocol.read_json(tmp_path / "pipe") == {}
+
+
+def test_a_text_is_read_to_a_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + 7 * b"x")
+    assert protocol.read_text(tmp_path / "a", 10) == "xxxxxxx"
+    with pytest.raises(ValueError, match="longer than"):
+        protocol.read_text(tmp_path / "a", 9)
+
+
+def test_a_card_may_be_as_large_as_the_limits(tmp_path):
+    names = [f"{i} {chr(0x6D77)}" for i in range(254)]
+    sizes = {"gabor_kernel_size": 31, "base_channels": 1024, "grid_size": 1024, "classes": 255, "structures": names}
+    card = {**CARD, **sizes, "training": {"earlier_stages": [{}]}, "deep": json.loads(48 * "[" + 48 * "]")}
+    assert read_card(written(tmp_path / "a", {"gaborseg": json.dumps(card)})) == card
+
+
 def test_a_missing_file_is_an_os_error(tmp_path):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(OSError):
             read_card(path)
+
+
+# Texts for a terminal and for a spreadsheet
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("scan 1 (µ, 海馬, نیم\u200cکر).nii", "scan 1 (µ, 海馬, نیم\u200cکر).nii"),
+        ("\x1b]0;title\x07\r\n\t\x9b2J", r"\x1b]0;title\x07\r\n\t\x9b2J"),
+        ("a\u202eb\u2028c\udcff", r"a\u202eb\u2028c\udcff"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_an_escape(text, shown):
+    assert protocol.printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text, cell",
+    [
+        ("=1+1", "'=1+1"),
+        (" =1+1", "' =1+1"),
+        ("+A1", "'+A1"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\rx", "'\rx"),
+        ("\uff1d1", "'\uff1d1"),
+        ("'=1", "''=1"),
+        ("''=1", 3 * "'" + "=1"),
+        ("'s", "'s"),
+        ("a=1", "a=1"),
+        ("", ""),
+        ("-0.5", "-0.5"),
+        ("+1e-3", "+1e-3"),
+        ("-inf", "'-inf"),
+        ("-1-1", "'-1-1"),
+        ("-.5", "-.5"),
+    ],
+)
+def test_no_cell_is_a_formula_and_all_come_back(text, cell):
+    assert protocol.csv_cell(text) == cell
+    assert protocol.csv_text(cell) == text
+
+
+def test_numbers_stay_numbers():
+    assert [protocol.csv_cell(value) for value in (-1, -0.5, None)] == [-1, -0.5, None]
 
 
 # Recipes

@@ -93,7 +93,14 @@ def test_absent_structures_count_as_what_the_source_calls_them(table):
         ("label,structure,ids\n1,A\n", "A has 0 ids"),
         ("label,structure,ids,within\n1,A,,B\n2,B,,A\n", "within 'B'"),
         ("label,structure,ids,within\n1,A,1,B\n2,B,2,\n", "A has 1 ids"),
-        ("label,structure,ids\n" + "".join(f"{i},S{i},{i}\n" for i in range(1, 257)), "256 structures"),
+        ("label,structure,ids\n" + "".join(f"{i},S{i},{i}\n" for i in range(1, 256)), "255 structures"),
+        ("label,structure,ids\n1,A,1-100000000\n", "got 1-100000000; a structure has at most 100000 ids"),
+        ("label,structure,ids\n1,A," + " ".join(f"{i}0000-{i}9999" for i in range(11)) + "\n", "at most 100000 ids"),
+        ("label,structure,ids\n1,A,9999999999\n", "none above 2147483648"),
+        ("label,structure,ids\n1,A,1-1" + 400 * "0" + "\n", "at most 100000 ids"),
+        ("label,structure,ids\n1,A\x1b[2J,1\n", r"'A\\x1b\[2J'; each needs a name of its own"),
+        ("label,structure,ids\n1,loss,1\n", "'loss'; each needs a name of its own"),
+        ("label,structure,ids\n1,A,1-90000\n2,B,1-90000\n", r"the ids \[1, 2, .{,300}stand with more than one"),
     ],
 )
 def test_wrong_tables_are_refused(text, message, table):

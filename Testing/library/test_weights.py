@@ -160,6 +160,19 @@ def swapped_tensors(path, network):
     rewrite(path, tensors)
 
 
+def not_finite(value):
+    """One of the weights is no number, and the checksum is right."""
+
+    def change(path, network):
+        broken = build_network(**NETWORK)
+        broken.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            broken.outputs[0].weight[0, 0] = value
+        save_weights(path, broken, CARD)
+
+    return change
+
+
 def truncated(size):
     return lambda path, network: path.write_bytes(path.read_bytes()[:size])
 
@@ -187,17 +200,20 @@ def truncated(size):
         (changed_card(sha256=None, grid_size=None), "card lacks sha256, grid_size"),
         (changed_card(field="head"), "field 'head'"),
         (changed_card(variant=None), "card lacks variant"),
-        (changed_card(structures=["Thalamus"]), "names 1 structures for 3 classes"),
-        (changed_card(structures=7), "names 0 structures for 3 classes"),
-        (changed_card(variant="gobar"), "describes no network.*gobar"),
-        (changed_card(in_channels=-1), "describes no network.*negative"),
-        (changed_card(gabor_kernel_size=[5]), "describes no network"),
+        (changed_card(structures=["Thalamus"]), "has 1 structures for 3 classes"),
+        (changed_card(structures=7), "has 0 structures for 3 classes"),
+        (changed_card(variant="gobar"), "variant 'gobar'; this program knows"),
+        (changed_card(in_channels=-1), "in_channels -1; wanted a whole number from 1 to 16"),
+        (changed_card(gabor_kernel_size=[5]), r"gabor_kernel_size \[5\]; wanted a whole number"),
         (changed_card(variant="gabor"), "has [0-9]+ others"),
         (missing_tensor, "lacks 1 of the network's weights and has 0 others, such as outputs.0.weight"),
         (additional_tensor, "lacks 0 of the network's weights and has 1 others, such as other"),
         (wrong_shape, r"outputs.0.weight has the shape \(3, 3, 1, 1, 1\), .* needs \(3, 4, 1, 1, 1\)"),
         (changed_card(base_channels=8), "has the shape"),
-        (changed_card(base_channels=40_000), "has the shape"),  # terabytes, if it were built first
+        (changed_card(base_channels=1024), "has the shape"),  # much memory, if it were built first
+        (changed_card(base_channels=40_000), "base_channels 40000; wanted"),
+        (not_finite(float("nan")), "outputs.0.weight has NaN or infinity; its training failed, choose other weights"),
+        (not_finite(float("-inf")), "outputs.0.weight has NaN or infinity"),
         (changed_bit, "checksum"),
         (swapped_tensors, "checksum"),
         (changed_card(sha256="0" * 64), "checksum"),

@@ -148,8 +148,8 @@ def test_weights_trained_elsewhere_are_offered_when_their_run_is_chosen(panel, t
     "change, says",
     [
         ({"format": 2}, "got format 2, this program reads up to 1; install a newer GaborSeg"),
-        ({"field": None}, "its card has the field None"),
-        ({"variant": "wavelet"}, "is not a weight file of GaborSeg; choose a .safetensors file"),
+        ({"field": None}, "its card has field None"),
+        ({"variant": "wavelet"}, "its card has variant 'wavelet'; this program knows conventional, gabor, mixed"),
     ],
 )
 def test_a_card_that_this_copy_cannot_use_is_said(panel, tmp_path, change, says):
