@@ -1,10 +1,8 @@
 """How well a segmentation agrees with the truth: Dice, Hausdorff distance, mean surface distance, and their table."""
 
-import csv
-
 import numpy as np
 
-from ..files import replacing
+from ..files import write_csv
 
 SCORES = ("dice", "hd95_mm", "msd_mm")
 
@@ -83,12 +81,11 @@ def write_scores(path, rows):
 
     Raises `OutputError` if the file cannot be written.
     """
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["scan", "structure", *SCORES])
-        for row in rows:
-            scores = ["" if np.isnan(row[key]) else f"{row[key]:.5f}" for key in SCORES]
-            writer.writerow([row["scan"], row["structure"], *scores])
+    lines = [["scan", "structure", *SCORES]]
+    for row in rows:
+        scores = ["" if np.isnan(row[key]) else f"{row[key]:.5f}" for key in SCORES]
+        lines.append([row["scan"], row["structure"], *scores])
+    write_csv(path, lines)
 
 
 def _check_shapes(prediction, truth):

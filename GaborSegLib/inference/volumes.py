@@ -1,10 +1,8 @@
 """How large each structure is: its volume in millilitres, as a dictionary, a CSV file and a text table."""
 
-import csv
-
 import numpy as np
 
-from ..files import replacing
+from ..files import write_csv
 
 
 def structure_volumes(labels, affine, structures):
@@ -25,12 +23,11 @@ def write_volumes(path, volumes, quality=None):
 
     Raises `OutputError` if the file cannot be written.
     """
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["structure", "volume_ml", "percent", *(["quality"] if quality else [])])
-        for name, volume, percent in _with_percent(volumes):
-            trust = [f"{quality[name]:.4f}"] if quality else []
-            writer.writerow([name, f"{volume:.4f}", f"{percent:.4f}", *trust])
+    rows = [["structure", "volume_ml", "percent", *(["quality"] if quality else [])]]
+    for name, volume, percent in _with_percent(volumes):
+        trust = [f"{quality[name]:.4f}"] if quality else []
+        rows.append([name, f"{volume:.4f}", f"{percent:.4f}", *trust])
+    write_csv(path, rows)
 
 
 def volumes_table(volumes, quality=None):

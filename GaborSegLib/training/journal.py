@@ -1,6 +1,5 @@
 """The journal of a run: where it stands, a row of metrics.csv for each epoch, and the curves."""
 
-import csv
 import math
 import sys
 from contextlib import suppress
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..files import replacing
+from ..files import replacing, write_csv
 from ..protocol import CURVES, METRICS
 
 # The time left is estimated from so many epochs: the machine may have changed since the first ones.
@@ -59,7 +58,8 @@ class Progress:
         """
         recent = [row["seconds"] for row in self.rows[1 - RECENT_EPOCHS :]] + [self.seconds]
         number = self.epoch + 1
-        mean = None if scores is None else float(np.nanmean(scores))
+        # None also where the scans that were looked at hold none of the structures.
+        mean = None if scores is None or np.isnan(scores).all() else float(np.nanmean(scores))
         better = mean is not None and (self.best_dice is None or mean > self.best_dice)
         if better:
             self.best_dice, self.best_epoch = mean, number
@@ -89,13 +89,8 @@ def write_metrics(folder, rows):
     Raises:
         OutputError: the folder cannot be written to.
     """
-    with (
-        replacing(folder / METRICS) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    names = list(rows[0])
+    write_csv(folder / METRICS, [names, *([row.get(name) for name in names] for row in rows)])
     with suppress(ModuleNotFoundError):  # the picture needs matplotlib, training does not
         write_curves(folder / CURVES, rows)
 

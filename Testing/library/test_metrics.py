@@ -111,6 +111,15 @@ def test_table(rows):
     assert lines[-1].split()[:4] == ["Mean", "of", "structures", "0.750"]
 
 
+def test_no_scan_is_a_formula_for_a_spreadsheet(rows, tmp_path):
+    names = ["=cmd|' /C calc'!A0", "\t=1", "s\udcff"]
+    write_scores(tmp_path / "scores.csv", [{**rows[0], "scan": name, "structure": "-A"} for name in names])
+    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
+        read = list(csv.reader(file))[1:]
+    assert [row[0] for row in read] == ["'=cmd|' /C calc'!A0", "'\t=1", r"s\udcff"]
+    assert {row[1] for row in read} == {"'-A"} and {float(row[2]) for row in read} == {1.0}
+
+
 def test_csv(rows, tmp_path):
     write_scores(tmp_path / "scores.csv", rows)
     assert os.listdir(tmp_path) == ["scores.csv"]

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from GaborSegLib.data.tables import read_rows
 from GaborSegLib.inference.volumes import structure_volumes, volumes_table, write_volumes
 from GaborSegLib.structures import Structure, paper_structures
 
@@ -45,6 +46,16 @@ def test_csv(volumes, tmp_path):
     assert [row["structure"] for row in rows] == ["Big", "Small", "Absent"]
     assert [float(row["volume_ml"]) for row in rows] == pytest.approx([0.504, 0.008, 0])
     assert sum(float(row["percent"]) for row in rows) == pytest.approx(100)
+
+
+def test_no_name_is_a_formula_for_a_spreadsheet_and_all_are_read_again(tmp_path):
+    names = ["=1+1", "+A", "-A", "@A", "'=A", "A, =B", "-7"]
+    write_volumes(tmp_path / "volumes.csv", dict.fromkeys(names, 1.0))
+    with open(tmp_path / "volumes.csv", newline="", encoding="utf-8") as file:
+        cells = [row["structure"] for row in csv.DictReader(file)]
+    assert cells == ["'=1+1", "'+A", "'-A", "'@A", "''=A", "A, =B", "-7"]
+    rows = read_rows(tmp_path / "volumes.csv", "structure", "volume_ml")
+    assert [row["structure"] for row in rows] == names and {float(row["volume_ml"]) for row in rows} == {1.0}
 
 
 def test_table_lines_up_and_ends_with_the_total(volumes):
