@@ -3,7 +3,9 @@
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 
 from .errors import GaborSegError
 from .protocol import REQUIREMENTS, is_enough
@@ -14,6 +16,10 @@ OPTIONAL = ("tqdm", "matplotlib")  # for a terminal and for pictures
 CUBE_MIB = 1700
 CUBE_SIZE = 128
 PROGRAM_MIB = 500
+# What that was measured with: channels of the finest level, classes, kernel size; and the largest number of kernels.
+CHANNELS, CLASSES, KERNEL_SIZE, KERNELS = 12, 20, 7, 182_172
+# Of a kernel's voxel, with its making; of a voxel of the cube and a class, with the mirror image and the scan's grid.
+BYTES_PER_KERNEL_VOXEL, BYTES_PER_SCORE = 8, 12
 # How OpenMP's threads are to wait for each other: for every runtime; for GCC's (torch on Linux), whose 1000 tries are
 # 0.02 ms (as it comes it has 300,000); for LLVM's and Intel's (macOS, Windows), milliseconds.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
@@ -36,7 +42,7 @@ def environment():
     """
     versions = {name: _version(name) for name in (*REQUIREMENTS, *OPTIONAL)}
     missing = missing_packages()
-    total, free = _main_memory()
+    total, free = main_memory()
     devices = [{"id": "cpu", "name": "CPU", "total_mib": total, "free_mib": free}]
     if "torch" not in missing:
         devices += _gpus(versions["torch"])
@@ -79,9 +85,40 @@ def keep_freed_memory():
         mallopt(M_ARENA_MAX, 1)  # what one thread freed is there for the others; other arenas have no large blocks
 
 
-def memory_needed(voxels, cube_size=CUBE_SIZE):
-    """An estimate of the memory that segmenting a scan of so many voxels takes, MiB."""
-    return round(PROGRAM_MIB + CUBE_MIB * (cube_size / CUBE_SIZE) ** 3 + BYTES_PER_SCAN_VOXEL * voxels / 2**20)
+def memory_needed(voxels, cube_size=CUBE_SIZE, network=None):
+    """An estimate of the memory that segmenting a scan takes, MiB; training takes more.
+
+    Args:
+        voxels: of the scan.
+        cube_size: edge of the network's cube, voxels.
+        network: a card, or a dictionary of `protocol.NETWORK_KEYS`; one of the paper's sizes by default.
+    """
+    network = network or {}
+    channels, classes = network.get("base_channels", CHANNELS) / CHANNELS, network.get("classes", CLASSES)
+    sizes = {"conventional": ["conventional"], "gabor": ["gabor"]}.get(
+        network.get("variant"), ["conventional", "gabor"]
+    )
+    kernel = max(network.get(f"{name}_kernel_size", KERNEL_SIZE) for name in sizes)
+    cube = CUBE_MIB * (cube_size / CUBE_SIZE) ** 3 * max(1, channels)
+    more = [
+        (KERNELS * (channels**2 * kernel**3 - KERNEL_SIZE**3)) * BYTES_PER_KERNEL_VOXEL,
+        (classes - CLASSES) * cube_size**3 * BYTES_PER_SCORE,
+    ]
+    scan = BYTES_PER_SCAN_VOXEL * voxels
+    return round(PROGRAM_MIB + cube + (scan + sum(bytes for bytes in more if bytes > 0)) / 2**20)
+
+
+def memory_lack(needed, beside=0):
+    """What to say where more memory is needed than there is, in one clause, else None.
+
+    Args:
+        needed: MiB.
+        beside: MiB of a GPU that may be taken in the place of main memory.
+    """
+    most, _ = main_memory()
+    if most is None or needed <= max(most, beside):
+        return None
+    return f"about {needed} MiB of memory are needed, there are {max(most, beside)} MiB"
 
 
 def _version(name):
@@ -108,15 +145,27 @@ def _gpus(version):
     return found
 
 
-def _main_memory():
-    """Total and free main memory, MiB; None where the system does not tell."""
+def main_memory():
+    """Total and free main memory, MiB: what this process may have of it; None where the system does not tell."""
+    total = free = None
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
-        return kib["MemTotal"] >> 10, kib["MemAvailable"] >> 10
+        total, free = kib["MemTotal"] >> 10, kib["MemAvailable"] >> 10
     except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20, None
-    except (AttributeError, OSError, ValueError):
-        return None, None
+        with suppress(AttributeError, OSError, ValueError):
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    limits = [limit for limit in (total, *_memory_limits()) if limit is not None]
+    return min(limits, default=None), free
+
+
+def _memory_limits():
+    """Yield limits of this process's memory, MiB: of its container, and its own (`ulimit -v`)."""
+    with suppress(OSError, ValueError):  # a container without a limit says "max"
+        yield int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) >> 20
+    with suppress(ImportError, OSError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            yield soft >> 20

@@ -17,7 +17,7 @@ from .sources import LAYOUTS, Problem
 
 # Unpacking takes most of the time and leaves other threads running; each holds two scans in memory.
 THREADS = min(4, os.cpu_count() or 1)
-LISTED_IDS = 40  # in one message
+LISTED_IDS, LISTED_PROBLEMS = 40, 10  # in one message
 
 
 @dataclass
@@ -77,8 +77,8 @@ def refuse_errors(problems, report=silent):
         if problem.kind != "error":
             report({"event": "warning", "message": str(problem)})
     if errors:
-        lines = [f"{_count(len(errors), 'problem')} in the data set", *map(str, errors)]
-        raise DataError("\n  ".join(lines))
+        told = [*map(str, errors[:LISTED_PROBLEMS]), *(["..."] if len(errors) > LISTED_PROBLEMS else [])]
+        raise DataError(f"{_count(len(errors), 'problem')} in the data set, see gaborseg data: {'; '.join(told)}")
 
 
 def summary(data, training, validation, problems):

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..environment import memory_lack, memory_needed
 from ..errors import DataError, GaborSegError
 from ..events import silent
-from ..files import replacing
+from ..files import load_array, replacing
 from ..inference import finder
 from ..scans.checking import check_image, disagreement
 from ..scans.grid import SIZE, Grid, normalise
@@ -58,6 +59,9 @@ def prepare(cases, table, cache, size=SIZE, report=silent, find_brain=False):
         For each case the stem of two files: `<stem>.image.npy` (float16) and `<stem>.labels.npy` (uint8), both
         (size, size, size), axes z, y, x.
     """
+    lack = memory_lack(memory_needed(size**3, 0))
+    if lack:
+        raise DataError(f"{cache}: {lack} to prepare cubes of {size}^3 voxels; take a smaller --grid-size")
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     stems = []
@@ -92,8 +96,7 @@ def _save(path, array):
 
 def load_prepared(stem):
     """(image float32, labels uint8) tensors (size, size, size) of a prepared case."""
-    image = torch.from_numpy(np.load(f"{stem}.image.npy")).float()
-    return image, torch.from_numpy(np.load(f"{stem}.labels.npy"))
+    return torch.from_numpy(load_array(f"{stem}.image.npy")).float(), torch.from_numpy(load_array(f"{stem}.labels.npy"))
 
 
 class TrainingImages(torch.utils.data.Dataset):
@@ -128,7 +131,7 @@ class TrainingImages(torch.utils.data.Dataset):
         head = None
         if self.heads:
             heads = self.heads[self.order[place]]
-            head = np.load(heads[int(torch.randint(len(heads), (), generator=random))])
+            head = load_array(heads[int(torch.randint(len(heads), (), generator=random))])
             head = torch.from_numpy(head).to(image.device)
         image, labels = augment(image, labels, self.settings, random, self.patch, head)
         # As a scan is before it is segmented: neither noise nor stripes are below 0 there, and both change the mean.

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..errors import DataError, GaborSegError
 from ..events import silent
-from ..files import replacing, split_extension
+from ..files import load_array, replacing, split_extension
 from ..scans.grid import Grid
 from ..scans.image import READABLE
 from ..scans.reading import read_image
@@ -78,7 +78,12 @@ def prepare_heads(stems, files, cache, names=(), each=3, report=silent):
             if not path.is_file():
                 if file not in opened:
                     opened[file] = _read_head(file)
-                image, labels = np.load(f"{stem}.image.npy"), np.load(f"{stem}.labels.npy")
+                image, labels = load_array(f"{stem}.image.npy"), load_array(f"{stem}.labels.npy")
+                if not np.any((labels > 0) & (labels != stem_label)):
+                    raise DataError(
+                        f"{stem}.labels.npy: no structure of this prepared scan is left to lay a head around; leave "
+                        "the scan out, or take a larger --grid-size"
+                    )
                 with replacing(path) as temporary:
                     np.save(temporary, build_head(image, labels, opened[file], stem_label))
             paths.append(path)
@@ -91,6 +96,12 @@ def _read_head(file):
         head = read_image(file)
     except GaborSegError as error:
         raise DataError(str(error)) from error
+    brain = (head.array > 0) & (head.array < FIRST_TISSUE_ID) & ~np.isin(head.array, (FLUID_ID, BRAIN_STEM_ID))
+    if not brain.any() or not np.isfinite(head.array).all():
+        raise DataError(
+            f"{file}: holds no brain, numbers from 1 to {FIRST_TISSUE_ID - 1}; wanted a head label map such as "
+            "those of SynthSeg"
+        )
     array = Grid(head.array.shape, head.affine).turn(head.array).astype(np.int32)
     return np.ascontiguousarray(array.transpose(2, 1, 0))
 

@@ -12,13 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from numpy.lib.format import open_memmap
+
 from ..errors import DataError
 from ..events import silent
 from ..files import check_output, replacing
+from ..protocol import check_names, check_number, parse_json, printable
 from .sources import Case, DataSet
 from .tables import LabelTable
 
 FORMAT = 1
+LONGEST_INDEX = 64 << 20  # bytes
+MOST_HEADS = 100  # around one scan
+# A head has two numbers for each voxel of a cube half again as long, a scan two bytes for each of its cube.
+BYTES_PER_VOXEL, LONGEST_NPY_HEADER = 8, 1024
 EXTENSIONS = (".zip", ".npz")
 KINDS = ("image.npy", "labels.npy")
 
@@ -60,7 +67,7 @@ def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
         "cases": [{"id": case.id, "subject": case.subject} for case in data.cases],
     }
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        file.writestr("index.json", json.dumps(index, indent=1, ensure_ascii=False))
+        file.writestr("index.json", json.dumps(index, indent=1))
         for number, stem in enumerate(stems):
             report({"event": "progress", "stage": "Packing", "done": number, "total": len(stems)})
             for kind in KINDS:
@@ -78,11 +85,14 @@ def open_packed(path):
     """
     with _open(path) as file:
         try:
-            index = json.loads(file.read("index.json"))
+            if file.getinfo("index.json").file_size > LONGEST_INDEX:
+                raise ValueError(f"its index is longer than {LONGEST_INDEX >> 20} MiB")
+            index = parse_json(file.read("index.json"))
             if index["format"] > FORMAT:
                 raise DataError(
                     f"{path}: got format {index['format']}, this program reads up to {FORMAT}; get a newer one"
                 )
+            _check_index(index, file)
             rows = index["structures"]
             merged = tuple((i, row["counts_as"]) for i, row in enumerate(rows, start=1) if row["counts_as"] != i)
             ids = tuple(frozenset(row["ids"]) for row in rows)
@@ -90,7 +100,7 @@ def open_packed(path):
             # All that a case has is in this one file.
             cases = tuple(Case(case["id"], case["subject"], Path(path), Path(path)) for case in index["cases"])
             return PackedData(
-                Path(index["name"]),
+                Path(printable(index["name"])),
                 cases,
                 table,
                 path=Path(path),
@@ -99,8 +109,27 @@ def open_packed(path):
                 heads=index["heads"],
                 heads_each=index["heads_each"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{path}: is no packed data set ({error}); gaborseg pack makes one") from error
+
+
+def _check_index(index, file):
+    """Check that an index fits itself and the entries of its file; ValueError or KeyError says what does not."""
+    structures, cases, each = index["structures"], index["cases"], index["heads_each"]
+    check_number("grid_size", index["grid_size"])
+    check_names([row["name"] for row in structures])
+    if type(index["find_brain"]) is not bool or type(index["heads"]) is not int or each not in range(MOST_HEADS + 1):
+        raise ValueError("its find_brain, heads or heads_each is none")
+    if any(row["counts_as"] not in range(len(structures) + 1) for row in structures):
+        raise ValueError("a structure counts as one that is not in it")
+    texts = [case[key] for case in cases for key in ("id", "subject")]
+    if not all(isinstance(text, str) for text in texts) or len(set(texts[::2])) < len(cases):
+        raise ValueError("a case has no id of its own, or no subject")
+    for number in range(len(cases)):
+        for kind in (*KINDS, *(f"{place}.head.npy" for place in range(each))):
+            size = file.getinfo(f"{number}.{kind}").file_size
+            if size > BYTES_PER_VOXEL * index["grid_size"] ** 3 + LONGEST_NPY_HEADER:
+                raise ValueError(f"{number}.{kind} has {size} bytes, too many for its grid_size")
 
 
 @dataclass(frozen=True)
@@ -138,7 +167,7 @@ class PackedData(DataSet):
                 # Named by their checksums: what another file left there is not mistaken for this one's.
                 stem = Path(cache) / "".join(f"{file.getinfo(entry).CRC:08x}" for entry in entries)
                 for entry, kind in zip(entries, KINDS):
-                    _unpack(file, entry, Path(f"{stem}.{kind}"))
+                    _unpack(file, entry, Path(f"{stem}.{kind}"), (size,) * 3)
                 stems.append(stem)
         return stems
 
@@ -146,13 +175,13 @@ class PackedData(DataSet):
         """Unpack the heads built around cases, whatever head maps are here; raises as `prepare`."""
         if not self.heads_each:
             return []
-        built = []
+        built, larger = [], self.grid_size + 2 * (self.grid_size // 4)  # see `heads.LARGER`
         with _open(self.path) as file:
             for number in self._numbers(cases, "Unpacking heads", report):
                 entries = [f"{number}.{place}.head.npy" for place in range(self.heads_each)]
                 paths = [Path(cache) / f"{file.getinfo(entry).CRC:08x}-{number}.head.npy" for entry in entries]
                 for entry, path in zip(entries, paths):
-                    _unpack(file, entry, path)
+                    _unpack(file, entry, path, (larger,) * 3)
                 built.append(paths)
         return built
 
@@ -165,19 +194,24 @@ class PackedData(DataSet):
         report({"event": "progress", "stage": stage, "done": len(cases), "total": len(cases)})
 
 
-def _unpack(file, entry, path):
+def _unpack(file, entry, path, shape):
+    """Unpack an array; `shape` is that of its last three axes."""
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_bytes(file.read(entry))
+            # Mapped, so that a header that claims more than there is is refused, and takes no memory.
+            found = open_memmap(temporary, mode="r").shape
+            if found[-3:] != shape:
+                raise ValueError(f"{entry} has the shape {found}, wanted {shape}")
 
 
 @contextmanager
 def _open(path):
     """Context that gives an open zip file; what is wrong with it becomes a `DataError`."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: no such file; check the name")
     try:
         with zipfile.ZipFile(path) as file:
             yield file
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; check the name") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise DataError(f"{path}: is damaged or incomplete ({error}); copy it again") from error

@@ -23,6 +23,8 @@ BIDS_SCAN = ("acq", "ce", "rec", "run")
 BIDS_NATIVE = ("orig", "T1w", "individual", "scanner")
 # Where fMRIPrep offers several label maps of a scan, this one tells structures (and no tissues) apart.
 BIDS_PREFERRED = "aseg"
+# Stands for a byte of a name that is not UTF-8; no card of weights can hold it.
+NO_CHARACTER = re.compile("[\ud800-\udfff]")
 LAYOUTS = {
     "pairs": "folders of images and labels",
     "bids": "BIDS",
@@ -70,6 +72,11 @@ class DataSet:
     table: LabelTable
     layout: str = "pairs"
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def files(self):
+        """All files that it is read from, a list of paths."""
+        return [*([self.table.path] if self.table.path else []), *(f for c in self.cases for f in (c.image, c.labels))]
 
     def select(self, names=None):
         """The cases whose scan or subject is named, all by default; DataError for a name that is not there."""
@@ -152,6 +159,9 @@ def find_data(folder, table=None):
     if not cases:
         problems.append(Problem(path, "there is no scan with a label map in it"))
     cases.sort(key=lambda case: case.id)
+    for case in cases:
+        if NO_CHARACTER.search(f"{case.id}{case.subject}"):
+            problems.append(Problem(case.image, "has a name that is not UTF-8; rename it, and its label map"))
     return DataSet(home, tuple(cases), open_table(table), layout, tuple(problems))
 
 
@@ -186,6 +196,8 @@ def _nnunet(folder):
     path = folder / "dataset.json"
     facts = read_nnunet_facts(path) if path.is_file() else {}
     channels = facts.get("channel_names") or facts.get("modality") or {}
+    if not isinstance(channels, dict):
+        raise DataError(f"{path}: got the channels {channels!r:.60}; wanted a dictionary as nnU-Net has it")
     if len(channels) > 1:
         raise DataError(
             f"{path}: got {len(channels)} channels ({', '.join(map(str, channels.values()))}); wanted T1 scans alone, "

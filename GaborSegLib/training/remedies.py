@@ -64,15 +64,16 @@ def readable(items):
             item = next(items)
         except StopIteration:
             return
-        except (OSError, EOFError, ValueError) as error:
+        except OSError as error:
             raise cannot_read(error) from error
         yield item
 
 
 def cannot_read(error):
-    """The error of prepared scans that the system does not give."""
-    name = getattr(error, "filename", None)
+    """The error of prepared scans that the system does not give, or that are damaged; see `dataset.load_array`."""
+    # One that comes from a loading process has lost its parts, and has them in the last line of its text.
+    what = f"{error.filename}: cannot be read ({error.strerror})" if error.filename else str(error).splitlines()[-1]
     return DataError(
-        f"{name or 'a prepared scan'}: cannot be read ({getattr(error, 'strerror', None) or error}). When the data are "
+        f"{what}. When the data are "
         "back, go on with --resume; a prepared scan that is damaged is made anew once its cache folder is deleted"
     )

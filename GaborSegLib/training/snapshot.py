@@ -64,7 +64,7 @@ def load_snapshot(folder, report=silent):
             snapshot = _read(folder / name)
         except FileNotFoundError as error:
             problems.append(f"{error.filename}: is missing")
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             problems.append(f"{folder / name}: is damaged, or is no snapshot of this program: {error}")
         else:
             for problem in problems:
@@ -118,7 +118,7 @@ def _remove_unused(folder, digest):
     """Remove the optimisers' states that belong to neither of the two snapshots."""
     used = {OPTIMISER.format(digest[:12])}
     with (
-        suppress(SafetensorError, OSError, KeyError, TypeError, ValueError),
+        suppress(SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError),
         safe_open(folder / PREVIOUS, framework="pt") as file,
     ):
         used.add(OPTIMISER.format(json.loads(file.metadata()["facts"])["optimiser"][:12]))

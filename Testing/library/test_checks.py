@@ -87,7 +87,7 @@ def test_bad_files(kind, folder, message, data_set):
     data = find_data(data_set)
     (error,) = [p for p in split_and_check(data, ["s1"])[2] if p.kind == "error"]
     assert error.file == data_set / folder / "s2.nii.gz"
-    with pytest.raises(DataError, match=rf"1 problem in the data set\n  .*s2.nii.gz: .*{message}"):
+    with pytest.raises(DataError, match=rf"1 problem in the data set, see gaborseg data: .*s2.nii.gz: .*{message}"):
         refuse_errors([error])
 
 
@@ -103,6 +103,7 @@ def test_all_problems_are_in_one_report(data_set, tmp_path, capsys):
     assert cli.main(["train", str(data_set), "-o", str(tmp_path / "run"), "--validation", "nobody"]) == 2
     error = capsys.readouterr().err
     assert "6 problems" in error and error.count("s1.nii.gz") == 2 and not (tmp_path / "run").exists()
+    assert len(error.splitlines()) == 1
 
 
 def test_ids_that_the_table_does_not_name(data_set):
@@ -191,7 +192,7 @@ def test_the_command_as_json(data_set, capsys):
     rewrite(data_set / "labels" / "s2.nii.gz", affine=1)
     status, text, _ = run(capsys, data_set, "--validation", "A", "--json")
     events = [json.loads(line) for line in text.splitlines()]
-    assert status == 0 and {event["event"] for event in events[:-1]} == {"progress"}
+    assert status == 2 and {event["event"] for event in events[:-1]} == {"progress"}
     (problem,) = events[-1].pop("problems")
     assert (problem["file"], problem["kind"]) == (str(data_set / "labels" / "s2.nii.gz"), "error")
     assert events[-1] == {
@@ -213,7 +214,7 @@ def test_the_command_for_a_person(data_set, capsys):
     assert "6 scans of 5 subjects" in text and "3: Shell, Core, Left ball" in text
     (data_set / "labels" / "s3.nii.gz").unlink()
     status, text, _ = run(capsys, data_set, "--validation", "s1")
-    assert status == 0 and text.endswith("1 problem to solve\n") and "has no label map of the same name" in text
+    assert status == 2 and text.endswith("1 problem to solve\n") and "has no label map of the same name" in text
     assert all(len(line) <= 120 or " " not in line.strip() for line in text.splitlines())
     status, _, error = run(capsys, data_set / "labels")
     assert status == 2 and "holds no data set" in error

@@ -10,6 +10,7 @@ from GaborSegLib.data.augmentation import AUGMENTATIONS, Augmentation
 from GaborSegLib.data.dataset import TrainingImages, load_prepared, prepare, read_case
 from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError
+from GaborSegLib.training.remedies import cannot_read, readable
 
 
 def test_labels_on_another_grid_are_refused(data_set):
@@ -34,6 +35,21 @@ def test_prepared_scans_are_kept_and_renewed(data_set, tmp_path):
     scan = nibabel.load(data.cases[0].image)
     nibabel.save(nibabel.Nifti1Image(scan.get_fdata() + 1, scan.affine), data.cases[0].image)
     assert prepare(data.cases, data.table, cache, size=32)[0] != stems[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"\x80\x04K\x01."])
+def test_a_damaged_prepared_scan_is_named(content, data_set, tmp_path):
+    """Here, and where a loading process read it and only the text of its error came back."""
+    data = find_data(data_set)
+    stem = prepare(data.cases[:1], data.table, tmp_path / "cache", size=32)[0]
+    path = f"{stem}.labels.npy"
+    with open(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(DataError, match=rf"{path}: cannot be read.*made anew once its cache folder is") as caught:
+        list(readable(map(load_prepared, [stem])))
+    assert len(str(caught.value).splitlines()) == 1
+    told = OSError(f"Caught OSError in DataLoader worker process 0.\nTraceback\nOSError: [Errno 5] damaged: '{path}'")
+    assert f"OSError: [Errno 5] damaged: '{path}'. When" in str(cannot_read(told))
 
 
 def test_with_the_brain_found_first_the_field_of_view_does_not_matter(data_set, tmp_path):

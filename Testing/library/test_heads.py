@@ -1,5 +1,6 @@
 """Heads built around brain-extracted scans."""
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -100,8 +101,6 @@ def test_training_images_with_heads_have_the_labels_of_the_scan():
 
 
 def test_prepared_heads_are_found_again(tmp_path):
-    import nibabel
-
     image, labels = made_scan()
     np.save(tmp_path / "a.image.npy", image)
     np.save(tmp_path / "a.labels.npy", labels)
@@ -115,6 +114,23 @@ def test_prepared_heads_are_found_again(tmp_path):
     again = prepare_heads([tmp_path / "a"], files, tmp_path)
     assert again == first and [path.stat().st_mtime_ns for path in again[0]] == written
     assert np.array_equal(np.load(first[0][0]), build_head(image, labels, made_head()))
+
+
+def test_what_is_no_head_or_no_brain_is_named(tmp_path):
+    image, labels = made_scan()
+    np.save(tmp_path / "a.image.npy", image)
+    head = made_head().astype(np.float32).transpose(2, 1, 0)
+    nan, no_brain = head.copy(), np.where((head > 0) & (head < 500), 24, head)
+    nan[0, 0, 0] = np.nan
+    for wrong, scan, message in (
+        (nan, labels, "one.nii.gz: holds no brain"),
+        (no_brain, labels, "one.nii.gz: holds no brain, numbers from 1 to 499"),
+        (head, labels * 0, "a.labels.npy: no structure of this prepared scan is left"),
+    ):
+        np.save(tmp_path / "a.labels.npy", scan)
+        nibabel.save(nibabel.Nifti1Image(wrong, np.eye(4)), tmp_path / "one.nii.gz")
+        with pytest.raises(DataError, match=message):
+            prepare_heads([tmp_path / "a"], [tmp_path / "one.nii.gz"], tmp_path)
 
 
 def test_a_folder_without_head_label_maps_is_named(tmp_path):

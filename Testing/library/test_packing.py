@@ -1,5 +1,7 @@
 """A data set in one file."""
 
+import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -102,6 +104,77 @@ def test_what_is_no_packed_data_set_is_refused(packed, tmp_path):
         open_packed(tmp_path / "other.zip")
     with pytest.raises(DataError, match="--grid-size 16"):
         open_packed(packed).prepare([], tmp_path / "cache", 32)
+
+
+def repacked(packed, path, index=None, **entries):
+    """A copy of a packed data set with some of its index or of its entries changed, and all checksums right."""
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "index.json":
+                content = index if isinstance(index, str) else json.dumps({**json.loads(content), **(index or {})})
+            new.writestr(name, entries.get(name, content))
+    return path
+
+
+DEEP = 100_000 * "["
+CASES = [{"id": f"s{i}", "subject": "A"} for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        (DEEP, "nested too deep"),
+        ("[]", "no packed data set"),
+        ({"format": "1"}, "no packed data set"),
+        ({"grid_size": 10**6}, "1000000; wanted a whole number from 16 to 1024"),
+        ({"grid_size": 16.0}, "16.0; wanted a whole number"),
+        ({"heads_each": 10**9}, "heads_each"),
+        ({"heads": "two"}, "heads"),
+        ({"find_brain": "no"}, "find_brain"),
+        ({"cases": 1000 * CASES[:1]}, "no id of its own"),
+        ({"cases": [*CASES, {"id": "s9", "subject": "A"}]}, "6.image.npy"),
+        ({"cases": [{"id": 7, "subject": "A"}]}, "no id of its own"),
+        ({"structures": 255 * [{}]}, "no packed data set"),
+        ({"structures": [{"name": f"S{i}", "ids": [i], "counts_as": i} for i in range(1, 256)]}, "255 structures"),
+        ({"structures": [{"name": "A", "ids": [1], "counts_as": 2}]}, "counts as one that is not in it"),
+        ({"structures": [{"name": "A", "ids": 1, "counts_as": 1}]}, "no packed data set"),
+        ({"name": ["a"]}, None),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(index, message, packed, tmp_path):
+    path = repacked(packed, tmp_path / "other.zip", index)
+    if message is None:
+        assert open_packed(path).folder.name == "['a']"
+        return
+    with pytest.raises(DataError, match=message) as caught:
+        open_packed(path)
+    assert str(caught.value).startswith(f"{path}: ") and "gaborseg pack makes one" in str(caught.value)
+
+
+def npy(array, claims=None):
+    file = io.BytesIO()
+    np.save(file, array)
+    content = file.getvalue()
+    return content.replace(b"(16, 16, 16), }".ljust(len(claims)), claims) if claims else content
+
+
+def test_an_array_that_claims_more_than_it_has_takes_no_memory(packed, tmp_path):
+    cube = np.zeros((16, 16, 16), np.float16)
+    for content, message in (
+        (npy(cube, b"(16, 16, 1600000000), }"), "length is greater than file size"),
+        (npy(cube[:8]), r"has the shape \(8, 16, 16\), wanted \(16, 16, 16\)"),
+        (npy(np.array([{}], dtype=object)), "object"),
+        (b"", "damaged or incomplete"),
+        (b"PK\x03\x04", "damaged or incomplete"),
+    ):
+        path = repacked(packed, tmp_path / "other.zip", **{"3.image.npy": content})
+        data = open_packed(path)
+        with pytest.raises(DataError, match=message):
+            data.prepare(data.cases, tmp_path / "cache", 16)
+    path = repacked(packed, tmp_path / "other.zip", **{"3.image.npy": bytes(8 * 16**3 + 1025)})
+    with pytest.raises(DataError, match="3.image.npy has 33793 bytes, too many for its grid_size"):
+        open_packed(path)
 
 
 def test_a_damaged_scan_in_it_is_noticed(packed, tmp_path):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from GaborSegLib.errors import OutputError, TrainingError
 from GaborSegLib.protocol import LOCK, PREVIOUS, SNAPSHOT, STOP, has_snapshot, is_alive
@@ -139,6 +140,16 @@ def test_without_a_good_snapshot_it_is_said_what_to_do(run):
         (run / name).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      rest")
     with pytest.raises(TrainingError, match="last.safetensors: is damaged.*previous.safetensors: is damaged.*backup"):
         load_snapshot(run)
+
+
+def test_a_snapshot_that_is_nested_too_deep_is_said(run):
+    text = 100_000 * "["
+    for name in (SNAPSHOT, PREVIOUS):
+        save_file({"a": torch.zeros(1)}, run / name, metadata={"facts": text, "sha256": ""})
+    with pytest.raises(TrainingError, match="last.safetensors: is damaged.*backup"):
+        load_snapshot(run)
+    save(run, 4)  # what the one before names cannot be known
+    assert step_of(load_snapshot(run)) == 4
 
 
 def test_files_of_two_snapshots_are_no_pair(run):

@@ -221,6 +221,11 @@ def test_nnunet_with_more_than_one_channel_is_refused(tmp_path):
         ({"labels": {"background": 0, "whole": [1, 2], "part": [2]}}, r"\[2\] stand with more than one"),
         ({"labels": {"background": 0, "A": 1, "ignore": 2}}, "ignore"),
         ({"file_ending": ".png"}, "file_ending .png"),
+        ({"channel_names": 7}, "channels 7; wanted a dictionary"),
+        ({"labels": {"background": 0, "A": [{}]}}, "whole numbers"),
+        ({"labels": {"background": 0, "A\x1b": 1}}, r"structure 'A\\x1b'; each needs a name of its own"),
+        ({"labels": {f"S{i}": i for i in range(1, 301)}}, "300 structures; wanted 1 to 254"),
+        ({"description": json.loads(60 * "[" + 60 * "]")}, "dataset.json: cannot be read as JSON .*nested too deep"),
     ],
 )
 def test_nnunet_that_cannot_be_trained_on(change, message, tmp_path):
