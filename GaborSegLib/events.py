@@ -9,13 +9,22 @@ such as the Slicer panel.
 import json
 import sys
 
+from .protocol import printable
+
+
+def say(text, file=None):
+    """Print a line, or the lines of a table; what a terminal would obey is shown as escapes."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
+
 
 def silent(event):
     """Report nothing."""
 
 
 def json_lines(event):
-    """Write an event as one line of JSON to standard output."""
+    """Write an event as one line of JSON to standard output; a message in it is a line that can be shown."""
+    if "message" in event:
+        event = {**event, "message": printable(event["message"])}
     sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -33,7 +42,7 @@ class Terminal:
         elif kind == "epoch":
             self._line(_epoch_line(event))
         elif kind == "warning":
-            self._line(f"warning: {event['message']}")
+            self._line(f"warning: {printable(event['message'])}")
 
     def close(self):
         """End the bar."""
@@ -55,7 +64,7 @@ class Terminal:
 
     def _line(self, text):
         self.close()
-        print(text, file=sys.stderr, flush=True)
+        say(text, sys.stderr)
 
 
 def _epoch_line(event):

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ..protocol import DONE, RESULT
-from .arguments import at_least, names, share
+from ..events import say
+from ..protocol import DONE, REFUSED, RESULT
+from .arguments import names, network_size, share
 
 
 def add_arguments(parser):
@@ -24,9 +25,10 @@ def run(options, report):
 
     data = find_data(options.data, options.table)
     training, validation, problems = split_and_check(data, options.validation, options.validation_share, report=report)
+    status = REFUSED if any(problem.kind == "error" for problem in problems) else DONE
     if not options.json:
-        print(summary(data, training, validation, problems))
-        return DONE
+        say(summary(data, training, validation, problems))
+        return status
     report(
         {
             "event": RESULT,
@@ -41,13 +43,15 @@ def run(options, report):
             "problems": [{**asdict(problem), "file": str(problem.file)} for problem in problems],
         }
     )
-    return DONE
+    return status
 
 
 def add_pack_arguments(parser):
     parser.add_argument("data", metavar="DATA", help="as for train, but not packed")
     parser.add_argument("--output", "-o", required=True, metavar="FILE", help="the file (.zip or .npz)")
-    parser.add_argument("--grid-size", type=at_least(16), default=128, help="edge of the cube, voxels (default: 128)")
+    parser.add_argument(
+        "--grid-size", type=network_size("grid_size"), default=128, help="edge of the cube, voxels (default: 128)"
+    )
     parser.add_argument("--table", metavar="TABLE", help="as for train")
     parser.add_argument("--find-brain", action="store_true", help="as for train")
     parser.add_argument("--heads", metavar="DIR", help="as for train: the heads built around the scans go in, too")
@@ -62,16 +66,17 @@ def run_pack(options, report):
     from ..data.heads import find_heads
     from ..data.packing import EXTENSIONS, pack
     from ..data.sources import find_data
-    from ..files import check_output
+    from ..files import check_output, keep_inputs
 
     check_output(options.output, EXTENSIONS)
     data = find_data(options.data, options.table)
+    heads = find_heads(options.heads) if options.heads else []
+    keep_inputs([options.output], [options.data, *data.files, *heads])
     with nullcontext(options.cache) if options.cache else TemporaryDirectory() as cache:
-        heads = find_heads(options.heads) if options.heads else []
         pack(data, options.output, cache, options.grid_size, report, options.find_brain, heads)
     size = round(Path(options.output).stat().st_size / 2**20, 1)
     if options.json:
         report({"event": RESULT, "file": str(options.output), "cases": len(data.cases), "mib": size})
     else:
-        print(f"{options.output}: {len(data.cases)} prepared scans, {size} MiB; gaborseg train takes it as a data set")
+        say(f"{options.output}: {len(data.cases)} prepared scans, {size} MiB; gaborseg train takes it as a data set")
     return DONE

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from ..errors import GaborSegError
+from ..events import say
 from ..protocol import DONE, RESULT
 from .arguments import WEIGHTS
 from .segment import write
@@ -26,12 +27,13 @@ def add_arguments(parser):
 def run(options, report):
     """Segment a real scan, and write everything that can be written of it."""
     started = time.monotonic()
-    from ..files import check_output, split_extension
+    from ..files import check_output, keep_inputs, split_extension
     from ..inference.segmenter import Segmenter
     from ..inference.volumes import volumes_table
     from ..scans.reading import read_image
 
     files = {kind: Path(options.output) / name for kind, name in FILES.items()}
+    keep_inputs(files.values(), [path for path in (options.scan, options.weights) if path])
     for file in files.values():
         check_output(file, (split_extension(file)[1],))
     image = read_image(options.scan) if options.scan else icbm152()
@@ -39,10 +41,10 @@ def run(options, report):
     if options.json:
         report({"event": RESULT, **result})
         return DONE
-    print(volumes_table(result["volumes"], result["quality"]))
+    say(volumes_table(result["volumes"], result["quality"]))
     total = time.monotonic() - started
-    print(f"\n{result['provenance']['seconds']:.1f} s to segment, {total:.1f} s with pictures and start")
-    print("\n".join(f"wrote {file}" for file in files.values()))
+    say(f"\n{result['provenance']['seconds']:.1f} s to segment, {total:.1f} s with pictures and start")
+    say("\n".join(f"wrote {file}" for file in files.values()))
     return DONE
 
 

@@ -1,5 +1,6 @@
 """What is there to compute with: `gaborseg environment`."""
 
+from ..events import say
 from ..protocol import DONE, REQUIREMENTS, RESULT
 
 
@@ -15,10 +16,10 @@ def run(options, report):
     if options.json:
         report({"event": RESULT, **found})
         return DONE
-    print(f"Python {found['python']}, {found['executable']}")
+    say(f"Python {found['python']}, {found['executable']}")
     for name, version in found["versions"].items():
         wanted = f", {REQUIREMENTS[name]} or later is needed" if name in found["missing"] else ""
-        print(f"  {name:<12} {version or 'not installed'}{wanted}")
+        say(f"  {name:<12} {version or 'not installed'}{wanted}")
     for device in found["devices"]:
-        print(f"  {device['id']:<12} {device['name']}, {device['free_mib']} of {device['total_mib']} MiB free")
+        say(f"  {device['id']:<12} {device['name']}, {device['free_mib']} of {device['total_mib']} MiB free")
     return DONE

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import DataError
+from ..events import say
 from ..protocol import DONE, RESULT
 from .arguments import WEIGHTS, names
 
@@ -22,13 +23,14 @@ def run(options, report):
     from ..data.sources import find_data
     from ..evaluation.evaluation import evaluate
     from ..evaluation.metrics import write_scores
-    from ..files import check_output
+    from ..files import check_output, keep_inputs
     from ..inference.segmenter import Segmenter
 
     data = find_data(options.data, options.table)
     refuse_errors(data.problems, report)
     cases = data.select(options.scans)
     files = [Path(options.output) / f"scores_{grid}.csv" for grid in ("cube", "scan")] if options.output else []
+    keep_inputs(files, [options.weights, options.data, *data.files])
     for file in files:
         check_output(file, (".csv",))
     segmenter = Segmenter(options.weights, options.device)
@@ -49,4 +51,4 @@ def _print_scores(results, size, count):
     from ..evaluation.metrics import score_table
 
     for title, rows in zip((f"On the network's {size}^3 cube", "On the scans' own grids"), results):
-        print(f"{title}, {count} scans, mean and standard deviation\n{score_table(rows)}\n")
+        say(f"{title}, {count} scans, mean and standard deviation\n{score_table(rows)}\n")

@@ -6,21 +6,34 @@ help. What torch is needed for is imported in there, so that `--help` and mistak
 """
 
 import argparse
+import sys
 
 from .. import __doc__ as description
 from .. import __version__
+from ..protocol import printable
 from . import data, demo, environment, evaluate, segment, train, weights
 from .status import run_command
 
 
 def main(arguments=None):
     """Run one command and return its exit status, see `run_command`."""
-    return run_command(build_parser().parse_args(arguments))
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = build_parser()
+    if any("\0" in argument for argument in arguments):
+        parser.error("got a NUL in an argument; no name of a file has one, check the names")
+    return run_command(parser.parse_args(arguments))
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with arguments without what a terminal would obey."""
+
+    def error(self, message):
+        super().error(printable(message))
 
 
 def build_parser():
     """The `ArgumentParser` of all commands."""
-    parser = argparse.ArgumentParser(prog="gaborseg", description=description)
+    parser = Parser(prog="gaborseg", description=description)
     parser.add_argument("--version", action="version", version=f"gaborseg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

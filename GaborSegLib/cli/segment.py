@@ -1,9 +1,11 @@
 """Scans in, label maps out: `gaborseg segment`, and `gaborseg check`, whether that would work here."""
 
+import os
 import time
 from pathlib import Path
 
 from ..errors import GaborSegError, OutputError
+from ..events import say
 from ..protocol import DONE, PROGRESS, REFUSED, RESULT, WARNING
 from ..timing import Timer, peak_mib, profile_table
 from .arguments import DEVICE, WEIGHTS
@@ -69,23 +71,23 @@ def run(options, report):
     if len(outputs) > 1:
         report({"event": PROGRESS, "stage": "Segmenting", "done": len(outputs), "total": len(outputs)})
     if options.profile and timers and not options.json:
-        print(profile_table(start, timers, before + time.perf_counter() - began))
+        say(profile_table(start, timers, before + time.perf_counter() - began))
     return status
 
 
 def _outputs(options):
     """A list of (scan, dictionary from kind to the file to write), checked before the work."""
-    from ..files import check_output, split_extension
+    from ..files import check_output, keep_inputs, split_extension
     from ..scans.image import LABELS_SUFFIX, WRITABLE
     from ..scans.reading import scans_in
 
-    scans = [scan for given in options.scans for scan in scans_in(given)]
+    scans = [Path(os.path.realpath(scan)) for given in options.scans for scan in scans_in(given)]
     output = Path(options.output) if options.output else Path(".")
     is_file = split_extension(output)[1] in WRITABLE
     if is_file and len(scans) > 1:
         raise OutputError(f"{output}: is one file, for {len(scans)} scans; name a folder")
     folder, outputs = output.parent if is_file else output, []
-    for scan in map(Path.resolve, scans):
+    for scan in scans:
         stem = scan.name if scan.is_dir() else Path(split_extension(scan)[0]).name
         files = {"labels": output if is_file else folder / f"{stem}{LABELS_SUFFIX}.nii.gz"}
         if options.seg_nrrd:
@@ -95,9 +97,10 @@ def _outputs(options):
         if options.overview:
             files["overview"] = folder / f"{stem}_overview.png"
         outputs.append(files)
-    written = [file.resolve() for files in outputs for file in files.values()]
+    written = [os.path.realpath(file) for files in outputs for file in files.values()]
     if len(set(written)) < len(written):
         raise OutputError(f"{output}: two scans have the same name; segment them into different folders")
+    keep_inputs([file for files in outputs for file in files.values()], [*scans, options.weights])
     for files in outputs:
         for kind, file in files.items():
             check_output(file, WRITABLE if kind == "labels" else (split_extension(file)[1],))
@@ -153,8 +156,8 @@ def tell_result(result, options, report):
     if options.json:
         report({"event": RESULT, **result})
     else:
-        print(volumes_table(result["volumes"], result["quality"]))
-        print("\n".join(f"wrote {file}" for file in result["files"].values()))
+        say(volumes_table(result["volumes"], result["quality"]))
+        say("\n".join(f"wrote {file}" for file in result["files"].values()))
 
 
 def add_check_arguments(parser):
@@ -165,13 +168,15 @@ def add_check_arguments(parser):
 
 def run_check(options, report):
     """Check, without segmenting, that a scan can be segmented here."""
-    from ..inference.segmenter import choose_device, weights_path
+    from ..inference.segmenter import check_usable, choose_device, weights_path
     from ..model.weights import load_weights
     from ..scans.checking import check_image
     from ..scans.reading import read_image
 
-    card = load_weights(weights_path(options.weights)).card
-    device = str(choose_device(options.device))
+    opened, device = load_weights(weights_path(options.weights)), choose_device(options.device)
+    card = opened.card
+    check_usable(card, opened.path, device)
+    device = str(device)
     image = read_image(options.scan)
     for message in check_image(image):
         report({"event": WARNING, "message": message})
@@ -181,7 +186,7 @@ def run_check(options, report):
     if options.json:
         report({"event": RESULT, **result})
     else:
-        print(f"{options.scan}: can be segmented with {card['variant']} kernels on {device}, about {needed} MiB")
+        say(f"{options.scan}: can be segmented with {card['variant']} kernels on {device}, about {needed} MiB")
     return DONE
 
 
@@ -191,7 +196,7 @@ def memory(image, card, device):
 
     name = "cuda:0" if device == "cuda" else device
     free = next((entry["free_mib"] for entry in environment()["devices"] if entry["id"] == name), None)
-    return memory_needed(image.array.size, card["grid_size"]), free
+    return memory_needed(image.array.size, card["grid_size"], card), free
 
 
 def tell_doubts(needed, free, device, report):

@@ -1,15 +1,36 @@
 """Networks out of labelled scans: `gaborseg train`, in one process or several."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 from ..errors import DataError, TrainingError
-from ..protocol import AUGMENTATIONS, BEST, DONE, LOSSES, PRECISIONS, RESULT, VARIANTS, WARNING
-from .arguments import DEVICE, at_least, gpu_numbers, names, share
+from ..events import say
+from ..protocol import (
+    AUGMENTATIONS,
+    BEST,
+    CURVES,
+    DONE,
+    LIMITS,
+    LOCK,
+    LOSSES,
+    METRICS,
+    PRECISIONS,
+    PREVIOUS,
+    RESULT,
+    SNAPSHOT,
+    STOP,
+    VARIANTS,
+    WARNING,
+    parse_json,
+    read_text,
+)
+from .arguments import DEVICE, between, gpu_numbers, names, network_size, part, positive, share
 from .recipe import bundled_recipes, find_stage, parse_stage
 from .status import run_command
+
+# Beyond what any run needs; and beyond what a machine can start of threads, or of processes that import torch.
+MANY, MOST_PROCESSES = 1_000_000, 256
 
 
 def add_arguments(parser):
@@ -35,9 +56,9 @@ def add_arguments(parser):
     )
     option("--variant", "mixed", choices=VARIANTS)
     option("--loss", "pcc", choices=LOSSES)
-    option("--lr", 1e-3, type=float, dest="learning_rate", help="learning rate (default: 1e-3)")
-    option("--epochs", 300, type=at_least(1))
-    option("--batch-size", 1, type=at_least(1), help="images a step in each process (default: 1)")
+    option("--lr", 1e-3, type=positive, dest="learning_rate", help="learning rate (default: 1e-3)")
+    option("--epochs", 300, type=between(1, MANY))
+    option("--batch-size", 1, type=between(1, MANY), help="images a step in each process (default: 1)")
     option("--augmentation", "paper", choices=AUGMENTATIONS)
     parser.add_argument("--heads", metavar="DIR", help="head label maps; heads are built around brain-extracted scans")
     option(
@@ -46,29 +67,38 @@ def add_arguments(parser):
         action=argparse.BooleanOptionalAction,
         help="find the brain first and take away what is not near it; set if the weights of --init were trained so",
     )
-    option("--patch", None, type=at_least(16), help="train on random cubes of this edge; 64 suits a CPU")
-    option("--decay", 0.0, type=float, help="last share of the steps, in which the rate falls to 0")
-    option("--dropout", 0.1, type=float, help="spatial dropout (default: 0.1)")
+    option(
+        "--patch",
+        None,
+        type=between(16, LIMITS["grid_size"][-1]),
+        help="train on random cubes of this edge; 64 suits a CPU",
+    )
+    option("--decay", 0.0, type=part, help="last share of the steps, in which the rate falls to 0")
+    option("--dropout", 0.1, type=share, help="spatial dropout (default: 0.1)")
     parser.add_argument(
         "--validation", type=names, metavar="ID,ID", help="scans or subjects held out (default: a share)"
     )
     parser.add_argument("--validation-share", type=share, default=0.1, metavar="S", help="of subjects (default: 0.1)")
-    option("--validate-every", 1, type=at_least(1), metavar="N", help="epochs between validations")
+    option("--validate-every", 1, type=between(1, MANY), metavar="N", help="epochs between validations")
     parser.add_argument("--init", metavar="WEIGHTS", help="weight file to start from")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help=DEVICE)
     where.add_argument("--gpus", type=gpu_numbers, metavar="N,N", help="GPUs to train on, a process on each")
-    where.add_argument("--processes", type=at_least(1), metavar="N", help="processes to train in, on the CPU")
+    where.add_argument(
+        "--processes", type=between(1, MOST_PROCESSES), metavar="N", help="processes to train in, on the CPU"
+    )
     option("--precision", "float32", choices=PRECISIONS, help="of a GPU")
-    option("--workers", 0, type=at_least(0), help="loading processes, for each that trains")
+    option("--workers", 0, type=between(0, MOST_PROCESSES), help="loading processes, for each that trains")
     parser.add_argument("--augment-on", choices=("cpu", "device"), help="default: device on a GPU, else cpu")
-    parser.add_argument("--threads", type=at_least(1), help="CPU threads of each process (default: all together)")
-    option("--seed", 0, type=int)
-    option("--grid-size", 128, type=at_least(16), help="edge of the cube, voxels (default: 128)")
-    option("--base-channels", 12, type=at_least(4), help="of the finest level (default: 12)")
-    option("--conventional-kernel-size", 3, type=at_least(1), metavar="K")
-    option("--gabor-kernel-size", 7, type=at_least(1), metavar="K")
+    parser.add_argument(
+        "--threads", type=between(1, MOST_PROCESSES), help="CPU threads of each process (default: all together)"
+    )
+    option("--seed", 0, type=between(0, 2**63 - 1))
+    option("--grid-size", 128, type=network_size("grid_size"), help="edge of the cube, voxels (default: 128)")
+    option("--base-channels", 12, type=network_size("base_channels"), help="of the finest level (default: 12)")
+    option("--conventional-kernel-size", 3, type=network_size("conventional_kernel_size"), metavar="K")
+    option("--gabor-kernel-size", 7, type=network_size("gabor_kernel_size"), metavar="K")
     parser.add_argument(
         "--table",
         metavar="TABLE",
@@ -128,9 +158,14 @@ def _check_data(options, report):
     """Look through all of the data set before anything is started; what is wrong becomes one error."""
     from ..data.checks import refuse_errors, split_and_check
     from ..data.packing import is_packed
+    from ..files import keep_inputs
 
+    data, folder = _open_data(options), Path(options.output)
+    outputs = [folder / name for name in (BEST, METRICS, CURVES, SNAPSHOT, PREVIOUS, LOCK, STOP)]
+    inputs = [path for path in (options.data, options.init, options.facts) if path]
+    keep_inputs(outputs, [*inputs, *data.files])
     if not is_packed(options.data):
-        found = split_and_check(_open_data(options), options.validation, options.validation_share, options.seed, report)
+        found = split_and_check(data, options.validation, options.validation_share, options.seed, report)
         refuse_errors(found[2], report)
 
 
@@ -220,7 +255,7 @@ def _tell(trainer, progress, options, report):
         return
     ending = "finished" if complete else "stopped; go on with --resume"
     score = "" if progress.best_dice is None else f", best validation Dice {progress.best_dice:.4f}"
-    print(f"{trainer.output}: {ending} at epoch {progress.epoch}{score}")
+    say(f"{trainer.output}: {ending} at epoch {progress.epoch}{score}")
 
 
 def _check_gpus(numbers):
@@ -252,6 +287,8 @@ def _device(options, team):
     else:
         name = options.device
     device = choose_device(name)
+    if device.type == "cpu" and options.precision != "float32":  # of bfloat16 the loss becomes NaN there
+        raise TrainingError(f"--precision {options.precision}: is for GPUs, this run is on the CPU; take float32")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
@@ -269,6 +306,10 @@ def _facts(options):
     if not options.facts:
         return None
     try:
-        return json.loads(Path(options.facts).read_text(encoding="utf-8"))
+        facts = parse_json(read_text(options.facts))
     except (OSError, ValueError) as error:
-        raise DataError(f"{options.facts}: cannot be read as JSON: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{options.facts}: cannot be read as JSON ({reason}); wanted a dictionary in it") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{options.facts}: got {facts!r:.60}; wanted a dictionary, such as of data and licence")
+    return facts

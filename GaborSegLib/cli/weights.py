@@ -2,6 +2,7 @@
 
 import json
 
+from ..events import say
 from ..protocol import DONE, RESULT
 from .arguments import WEIGHTS
 
@@ -19,7 +20,7 @@ def run_info(options, report):
     if options.json:
         report({"event": RESULT, "card": card})
     else:
-        print(json.dumps(card, indent=2, ensure_ascii=False))
+        say(json.dumps(card, indent=2, ensure_ascii=False))
     return DONE
 
 
@@ -30,9 +31,10 @@ def add_export_arguments(parser):
 
 def run_export(options, report):
     """Write a network as ONNX or TorchScript, for other runtimes."""
-    from ..files import check_output
+    from ..files import check_output, keep_inputs
 
     check_output(options.output, (".onnx", ".pt"))  # before torch is imported
+    keep_inputs([options.output], [options.weights])
     from ..inference.segmenter import weights_path
     from ..model.export import export
 
@@ -40,5 +42,5 @@ def run_export(options, report):
     if options.json:
         report({"event": RESULT, "file": str(options.output)})
     else:
-        print(f"wrote {options.output}")
+        say(f"wrote {options.output}")
     return DONE

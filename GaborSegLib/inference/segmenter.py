@@ -1,5 +1,6 @@
 """A scan in, its structures out."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..environment import memory_lack, memory_needed
 from ..errors import GaborSegError, WeightsError
 from ..events import silent
 from ..model.gabor import bake_kernels
@@ -121,6 +123,7 @@ class Segmenter:
         self.mirror = mirror
         self.falls_back = device == "auto"
         self.device = choose_device(device)
+        check_usable(self.card, self.path, self.device)
         self.structures = named_structures(self.card["structures"])
         # What is known of a whole brain's size says nothing about other structures.
         self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
@@ -158,6 +161,8 @@ class Segmenter:
             labels = grid.scores_to_labels(scores)
         with timer("Quality and volumes"):
             quality = structure_quality(scores, self.structures)
+            if not all(map(math.isfinite, quality.values())):
+                raise WeightsError(f"{self.path}: gives scores that are no numbers; choose other weights")
             volumes = structure_volumes(labels, image.affine, self.structures)
         _report_step(report, "Done", 4)
         if self.covers_brain:
@@ -253,11 +258,38 @@ def choose_device(name):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise GaborSegError(f"{name}: is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise GaborSegError(f"{name}: was never tested with this program; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise GaborSegError(f"{name}: {torch.cuda.device_count()} CUDA devices are here; use auto or cpu")
     return device
+
+
+def check_usable(card, path, device):
+    """Refuse weights, by their card, that cannot segment a scan here: of several channels, or too large.
+
+    Args:
+        card: of the weights.
+        path: of their file.
+        device: torch device.
+
+    Raises:
+        WeightsError: says what is wrong.
+    """
+    if card["in_channels"] != 1:
+        raise WeightsError(
+            f"{path}: takes images of {card['in_channels']} channels, a scan has one; choose other weights"
+        )
+    lack = memory_lack(memory_needed(0, card["grid_size"], card), memory_of(device))
+    if lack:
+        raise WeightsError(f"{path}: {lack}; choose weights of a smaller network, or a larger machine")
+
+
+def memory_of(device):
+    """The memory of a torch device that is a GPU, MiB; 0 for the CPU."""
+    return torch.cuda.get_device_properties(device).total_memory >> 20 if device.type == "cuda" else 0
 
 
 def _report_step(report, stage, done):

@@ -7,7 +7,8 @@ import warnings
 import torch
 from torch import nn
 
-from ..errors import GaborSegError
+from ..environment import memory_lack, memory_needed
+from ..errors import GaborSegError, WeightsError
 from ..files import replacing, split_extension
 from .gabor import bake_kernels
 from .weights import load_weights
@@ -48,11 +49,14 @@ def export(weights, path):
         path: .onnx, which needs the package onnx, or .pt (TorchScript; the metadata is the extra file gaborseg.json).
 
     Raises:
-        WeightsError: the weight file cannot be opened.
+        WeightsError: the weight file cannot be opened, or its kernels need more memory than there is.
         GaborSegError: onnx is not installed.
         OutputError: the file cannot be written.
     """
     opened = load_weights(weights)
+    lack = memory_lack(memory_needed(0, 2 * STEP, opened.card))
+    if lack:
+        raise WeightsError(f"{weights}: {lack}; choose weights of a smaller network, or a larger machine")
     network = _WithoutPadding(bake_kernels(opened.network)).eval()
     example = torch.zeros(1, opened.card["in_channels"], *[2 * STEP] * 3)
     facts = metadata(opened.card)
@@ -109,5 +113,7 @@ def _write_onnx(network, example, facts, path):
 
 
 def _write_torchscript(network, example, facts, path):
-    traced = torch.jit.trace(network, example)
-    torch.jit.save(traced, str(path), {"gaborseg.json": json.dumps(facts, ensure_ascii=False)})
+    traced, file = torch.jit.trace(network, example), io.BytesIO()
+    # Not to the path: where a disk is full, torch's own writer ends the process.
+    torch.jit.save(traced, file, {"gaborseg.json": json.dumps(facts, ensure_ascii=False)})
+    path.write_bytes(file.getbuffer())

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 
 from ..files import replacing
+from ..protocol import printable
 from .render3d import VIEWS, render_apart, wraps_others
 
 WIDTH, HEIGHT, DPI = 1800, 1200, 150  # pixels of the picture, and pixels per inch, for the sizes of letters
@@ -194,7 +195,7 @@ def _axes(figure, left, top, width, height):
 def _text(figure, x, y, text, size, color=TEXT, **options):
     """Text at a place in pixels from the picture's top left; a $ in a file's name is a $, no formula."""
     options = dict(fontsize=size, color=color, va="center", parse_math=False, **options)
-    return figure.text(x / WIDTH, 1 - y / HEIGHT, text, **options)
+    return figure.text(x / WIDTH, 1 - y / HEIGHT, printable(text), **options)
 
 
 def _fitted_text(figure, x, y, text, size, width, **options):

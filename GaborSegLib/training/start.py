@@ -4,12 +4,14 @@ from dataclasses import asdict
 
 import torch
 
+from ..environment import memory_lack, memory_needed
 from ..errors import TrainingError
 from ..events import silent
+from ..inference.segmenter import memory_of
 from ..model.fitting import fit_gabor_layers
 from ..model.network import build_network
 from ..model.weights import load_weights
-from ..protocol import BEST, has_snapshot
+from ..protocol import BEST, CARD_KEYS, CardError, check_card, has_snapshot
 from .snapshot import load_snapshot
 
 # What a resumed run must have as before, beside options and scans: name in the snapshot, and what messages call it.
@@ -121,6 +123,37 @@ def read_snapshot(output, resume, now, report=silent):
     found = load_snapshot(output, report)
     check_identity(output, found[2], now)
     return found
+
+
+def check_start(output, card, facts, options, device):
+    """Refuse at once what would end a run later.
+
+    Args:
+        output: folder of the run.
+        card: as the run's weights will have it, but for `format` and `sha256`.
+        facts: what a person has added to it.
+        options: `Options`.
+        device: torch device.
+
+    Raises:
+        TrainingError: the card could not be read again, or the memory does not suffice.
+    """
+    taken = sorted({*CARD_KEYS, "find_brain"} & facts.keys())
+    if taken:
+        raise TrainingError(f"--facts: has {', '.join(taken)}, which the run itself says of its weights; take it out")
+    try:
+        check_card(card)
+    except CardError as error:
+        raise TrainingError(
+            f"{output}: the weights of this run could not be opened again: {error}; correct that, or --facts"
+        ) from error
+    edge = options.patch or options.grid_size
+    lack = memory_lack(memory_needed(options.grid_size**3, edge, card), memory_of(device))
+    if lack:
+        raise TrainingError(
+            f"{output}: {lack}, for cubes of {edge}^3 voxels and {options.base_channels} channels; take a smaller "
+            "--patch, --grid-size, --base-channels or kernel size"
+        )
 
 
 def new_network(options, classes):

@@ -34,7 +34,7 @@ from .options import Options, learning_rate
 from .processes import Team
 from .remedies import explaining_memory, explaining_output, not_finite
 from .snapshot import optimiser_tensors, restore, save_snapshot
-from .start import check_identity, identity, new_network, read_snapshot, start_from
+from .start import check_identity, check_start, identity, new_network, read_snapshot, start_from
 
 # A snapshot is saved at the end of every epoch, and within an epoch when the last one is older than this.
 SNAPSHOT_SECONDS = 300
@@ -101,6 +101,7 @@ class Trainer:
         self.batches = Batches(data, *parts, self.options, self.team, self.device, cache, heads, workers, augment_on)
         self.progress, self.inherited = Progress(), {"earlier_stages": []}
         self.stopping, self.saved = False, time.monotonic()
+        self.team.broadcast_from_first(self._check_start)
         self.network = new_network(self.options, classes=len(data.table.names) + 1)
         snapshot = self.team.broadcast_from_first(
             lambda: read_snapshot(self.output, resume, self.identity(), self.report)
@@ -316,6 +317,11 @@ class Trainer:
         )
 
     # Helpers
+
+    def _check_start(self):
+        names = self.data.table.names
+        card = self.card({"epoch": self.options.epochs, "dice_mean": 0.5, **dict.fromkeys(names, 0.5)})
+        check_start(self.output, card, self.facts, self.options, self.device)
 
     def _parallel(self):
         """The network as the processes train it together; by itself where there is one."""
