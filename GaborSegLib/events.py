@@ -1,9 +1,9 @@
 """What long work says while it runs: events, each a dictionary with the key `event`.
 
-`progress` (stage, done, total), `epoch` (one row of metrics.csv: loss, scores, speed, time left), `warning` (message),
-`result` (what was made and where) and `error` (code, message). Library functions take a callable `report(event)`; a
-terminal shows them to a person, and with `--json` they go to standard output, one JSON object a line, for a program
-such as the Slicer panel.
+`progress` (stage, done, total), `epoch` (one row of metrics.csv: loss, scores, speed, time left), `warning` (message;
+`kind` where a program should know it, see `protocol.NOT_T1`), `result` (what was made and where) and `error` (code,
+message). Library functions take a callable `report(event)`; a terminal shows them to a person, and with `--json` they
+go to standard output, one JSON object a line, for a program such as the Slicer panel.
 """
 
 import json

@@ -145,6 +145,7 @@ def write(segmentation, image, files):
         "files": {kind: str(file) for kind, file in files.items()},
         "volumes": segmentation.volumes,
         "quality": segmentation.quality,
+        "looks_like_t1": segmentation.looks_like_t1,
         "provenance": segmentation.provenance,
     }
 

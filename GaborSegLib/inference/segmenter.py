@@ -14,8 +14,8 @@ from ..errors import GaborSegError, WeightsError
 from ..events import silent
 from ..model.gabor import bake_kernels
 from ..model.network import cube_scores
-from ..model.weights import bundled_weights, load_weights
-from ..protocol import PROGRESS, VARIANTS, WARNING
+from ..model.weights import bundled_weights, is_bundled, load_weights
+from ..protocol import NOT_T1, PROGRESS, VARIANTS, WARNING
 from ..scans.checking import check_image
 from ..scans.grid import Grid, normalise
 from ..scans.reading import read_image
@@ -24,7 +24,7 @@ from ..structures import named_structures, paper_structures
 from ..timing import Timer
 from .at_once import at_once
 from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
-from .quality import structure_quality
+from .quality import looks_like_t1, structure_quality, t1_doubt
 from .volumes import structure_volumes, write_volumes
 
 
@@ -40,6 +40,8 @@ class Segmentation:
         quality: dictionary from structure name to 0..1, see `quality.structure_quality`.
         provenance: dictionary: scan, weights, their sha256, variant, versions, device, seconds (of this scan's
             own work), cube voxel size.
+        looks_like_t1: False for a scan that is no T1 or badly damaged, see `quality.looks_like_t1`; None where the
+            weights are not bundled ones, as only of these it is known.
     """
 
     labels: np.ndarray
@@ -48,6 +50,7 @@ class Segmentation:
     volumes: dict
     quality: dict
     provenance: dict
+    looks_like_t1: bool | None = None
 
     def save(self, path):
         """Write the label map; the extension chooses the format (see `images.write_label_map`)."""
@@ -127,6 +130,8 @@ class Segmenter:
         self.structures = named_structures(self.card["structures"])
         # What is known of a whole brain's size says nothing about other structures.
         self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
+        # Own weights may hesitate on every scan, or be made for another contrast.
+        self.knows_t1 = is_bundled(self.card)
         self.network = bake_kernels(opened.network).to(self.device)
 
     def segment(self, image, report=silent, timer=None):
@@ -168,8 +173,11 @@ class Segmenter:
         if self.covers_brain:
             for message in _doubts(sum(volumes.values())):
                 report({"event": WARNING, "message": f"{image.name}: {message}"})
+        is_t1 = looks_like_t1(quality) if self.knows_t1 else None
+        if is_t1 is False:
+            report({"event": WARNING, "kind": NOT_T1, "message": f"{image.name}: {t1_doubt(quality)}"})
         provenance = self._provenance(image, grid, timer)
-        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance)
+        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance, is_t1)
 
     def _network_input(self, image, report, timer):
         """The network's cube (D, H, W) of the scan, by the card only what is near the brain; the cube's `Grid`."""

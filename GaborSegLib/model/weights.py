@@ -38,6 +38,12 @@ def bundled_weights():
     return {variant: path for variant, path in files.items() if path.is_file()}
 
 
+def is_bundled(card):
+    """Whether a card is that of weights that come with the program, from whatever file it was read."""
+    path = bundled_weights().get(card["variant"])
+    return path is not None and read_card(path)["sha256"] == card["sha256"]
+
+
 def save_weights(path, network, card, dtype=torch.float16):
     """Write a network and its card into one file, atomically.
 

@@ -164,6 +164,22 @@ def test_events_of_many_scans_come_in_order_and_name_their_scan(folder, tiny_wei
         assert sum(event["profile"]["scan"].values()) > event["provenance"]["seconds"] - 0.01
 
 
+def test_a_scan_that_is_no_t1_is_told_to_persons_and_programs(folder, tiny_weights, tmp_path, capsys, monkeypatch):
+    """The tiny weights are taken for bundled ones: untrained, they hesitate on every scan."""
+    one, command = folder / "s0.nii.gz", ("-o", tmp_path / "out", "--weights", tiny_weights)
+    _, text, _ = run(capsys, "segment", one, *command, "--json")
+    assert json.loads(text.splitlines()[-1])["looks_like_t1"] is None
+    monkeypatch.setattr(segmenter_module, "is_bundled", lambda card: True)
+    status, _, error = run(capsys, "segment", one, *command)
+    said = [line for line in error.splitlines() if "does not look like a T1-weighted scan" in line]
+    assert status == 0 and len(said) == 1 and said[0].startswith(f"warning: {one}: ")
+    _, text, _ = run(capsys, "segment", one, folder / "s1.nii.gz", *command, "--json")
+    events = [json.loads(line) for line in text.splitlines()]
+    doubts = [event["scan"] for event in events if event["event"] == "warning" and event.get("kind") == "not-t1"]
+    assert doubts == [str(one), str(folder / "s1.nii.gz")]
+    assert [event["looks_like_t1"] for event in events if event["event"] == "result"] == [False, False]
+
+
 def test_ctrl_c_among_many_scans_leaves_whole_files_only(folder, tiny_weights, tmp_path, capsys, monkeypatch):
     predict, seen = Segmenter.predict, []
 

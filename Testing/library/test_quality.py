@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from GaborSegLib.inference.quality import structure_quality
+from GaborSegLib.inference.quality import LEAST_OF_T1, looks_like_t1, structure_quality, t1_doubt
 from GaborSegLib.structures import named_structures
 
 STRUCTURES = named_structures(["First", "Second"])
@@ -36,3 +36,10 @@ def test_a_mirror_image_that_disagrees_lowers_it():
     # The structure is where the two agree, as a tie goes to the background: 2 * 2 / (2 + 2 * 0.5 + 2).
     assert structure_quality(one, STRUCTURES)["First"] == 1
     assert structure_quality((one + other) / 2, STRUCTURES)["First"] == pytest.approx(4 / 5)
+
+
+def test_what_looks_like_t1_is_decided_by_the_mean_over_the_structures():
+    half = {"First": 1.0, "Second": 2 * LEAST_OF_T1 - 0.99}
+    assert looks_like_t1(half)
+    assert not looks_like_t1({**half, "Second": half["Second"] - 0.02})
+    assert "its quality is 0.25 " in t1_doubt({"First": 0.5, "Second": 0.0})

@@ -12,7 +12,8 @@ from GaborSegLib.errors import GaborSegError, ImageError, WeightsError
 from GaborSegLib.inference import segmenter as module
 from GaborSegLib.inference.finder import BRAIN_SHARE, Brain
 from GaborSegLib.inference.segmenter import Segmenter
-from GaborSegLib.model.weights import bundled_weights, load_weights, save_weights
+from GaborSegLib.model.weights import bundled_weights, is_bundled, load_weights, save_weights
+from GaborSegLib.protocol import NOT_T1
 from GaborSegLib.scans.grid import Grid
 from GaborSegLib.scans.image import Image
 from GaborSegLib.scans.reading import read_image
@@ -201,6 +202,41 @@ def test_stray_parts_are_taken_away_from_a_brain_and_not_from_other_structures(t
         labels = segmenter.segment(Image(bright_scan(), np.diag([-1.0, 1.0, 1.0, 1.0]))).labels
         assert labels[80:96, 30:40, 70:86].all()
         assert labels[7:10, 22:25, 62:65].any() == stays
+
+
+@pytest.mark.parametrize("certainty, looks", [(0.9, True), (0.3, False)])
+def test_a_scan_on_which_bundled_weights_hesitate_is_said_to_be_no_t1(certainty, looks, tiny_weights, monkeypatch):
+    """A voxel's best class has a score of 0.9 or 0.3, all structures the same, so that is also the expected Dice."""
+    classes = 20
+    labels = torch.arange(32**3).reshape(32, 32, 32) % classes
+    scores = torch.full((classes, 32, 32, 32), (1 - certainty) / (classes - 1)).scatter(0, labels[None], certainty)
+    segmenter = Segmenter(tiny_weights, "cpu")
+    segmenter.covers_brain = False  # every second voxel is another structure, and none would be left
+    monkeypatch.setattr(segmenter, "predict", lambda cube, report: scores.clone())
+
+    def segmented():
+        events = []
+        result = segmenter.segment(made_image(), events.append)
+        return result, [event for event in events if event.get("kind") == NOT_T1]
+
+    result, warnings = segmented()
+    assert result.looks_like_t1 is None and not warnings  # own weights: nobody knows
+    segmenter.knows_t1 = True
+    result, warnings = segmented()
+    assert result.quality["Thalamus"] == pytest.approx(certainty, abs=0.01)
+    assert result.looks_like_t1 is looks and len(warnings) == (not looks)
+    if warnings:
+        assert warnings[0]["event"] == "warning"
+        assert "this does not look like a T1-weighted scan, or it is badly damaged: its quality is 0.30" in str(
+            warnings
+        )
+
+
+def test_weights_are_known_as_bundled_by_their_content(tiny_weights, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(bundled_weights()["gabor"].read_bytes())
+    assert is_bundled(load_weights(copy).card)
+    assert not is_bundled(load_weights(tiny_weights).card)
 
 
 def test_out_of_memory_falls_back_to_the_cpu_only_if_the_device_is_auto(tiny_weights, monkeypatch):
