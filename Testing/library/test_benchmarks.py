@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import accuracy
 import agreement
+import contrasts
 import layers
 import peers
 import recipe
@@ -226,6 +228,59 @@ def test_the_robustness_table_has_means_worst_scans_and_what_failed():
     assert "| Noise | much | 0.040 | 0.060 (b) |" in text and "| Blur | much | 0.400 | 0.600 (b) |" in text
     assert "- net: 1 of 2 lose at most 0.05" in text and "- net, b, Blur much: Oops" in text
     assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    "contrast, order",  # from dark to bright
+    [
+        ("T1 inversion recovery", ("fluid", "grey", "white", "fat")),
+        ("T1 spin echo", ("fluid", "grey", "white", "fat")),
+        ("T2", ("bone", "muscle", "white", "grey", "fluid")),
+        ("PD", ("bone", "white", "grey")),
+        ("FLAIR", ("fluid", "white", "grey")),
+        ("diffusion b0", ("fat", "white", "grey", "fluid")),
+        ("diffusion b1000", ("fat", "fluid", "white", "grey")),
+    ],
+)
+def test_made_contrasts_have_the_order_of_brightness_that_scans_have(contrast, order):
+    tissues = list(contrasts.TISSUES)
+    codes = np.repeat(np.arange(len(tissues)), 8)[None, None].repeat(16, 0).repeat(16, 1)
+    image = contrasts.shown(codes, contrast, "made")
+    means = [np.median(image[codes == tissues.index(tissue)]) for tissue in order]
+    assert np.all(np.diff(means) > 0)
+    assert not image[codes == tissues.index("air")].any()
+
+
+def test_tissues_of_a_brain_and_of_a_head():
+    """A made T1 of few voxels: air, cerebral white and grey, ventricle; what has no label is fluid if it is dark."""
+    truth = np.array([0, 13, 1, 16, 0, 0]).reshape(1, 1, 6)
+    t1 = np.array([0, 200, 140, 30, 40, 150], np.float32).reshape(1, 1, 6)
+    codes = contrasts.brain_codes(truth, t1).ravel()
+    assert [list(contrasts.TISSUES)[code] for code in codes] == ["air", "white", "grey", "fluid", "fluid", "grey"]
+    codes = contrasts.head_codes(np.array([0, 2, 3, 24, 507, 511, 515]))
+    assert [list(contrasts.TISSUES)[c] for c in codes] == ["air", "white", "grey", "fluid", "muscle", "fat", "bone"]
+
+
+def test_contrasts_are_measured_once_and_counted(tmp_path):
+    class Hesitating:
+        name, asked = "net", []
+
+        def segment(self, image, what):
+            self.asked.append(what)
+            return SimpleNamespace(quality={"Core": image - 0.1, "Shell": image + 0.1})
+
+    network, path = Hesitating(), tmp_path / "rows.csv"
+    of_scans = {("T1", "T1"): (0.9, 0.8), ("changed T1", "Blur: 2 mm"): (0.4,), ("changed T1", "Blur: 1 mm"): (0.9,)}
+    chosen = [
+        contrasts.Case(*names, str(number), lambda value=value: value)
+        for names, values in of_scans.items()
+        for number, value in enumerate(values)
+    ]
+    for count in (2, 4):
+        contrasts.measure(network, chosen[:count], path)
+    assert len(network.asked) == 4
+    text = contrasts.contrasts_table(contrasts.read_rows(path))
+    assert "| T1 | T1 | 0.80 to 0.90 | 0 of 2 |" in text and "| changed T1 | Blur | 0.40 to 0.90 | 1 of 2 |" in text
 
 
 def test_what_is_mostly_out_of_view_does_not_count():
