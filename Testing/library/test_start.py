@@ -58,11 +58,20 @@ def test_the_same_data_in_another_place_and_another_cache_go_on(copies, tmp_path
     assert not [event for event in events if event["event"] == "warning"]
 
 
-def test_swapped_rows_of_the_label_table_are_refused(copies):
+@pytest.mark.parametrize(
+    "rows", ["1,Shell,2 2,Core,1", "1,Core,1 2,Shell,2", "2,Shell,1 1,Core,2"], ids=["ids", "names", "labels"]
+)
+def test_a_label_table_with_something_swapped_is_refused(rows, copies):
     data, run = copies
-    (data / "structures.csv").write_text("label,structure,ids\n1,Shell,2\n2,Core,1\n")
+    (data / "structures.csv").write_text("label,structure,ids\n" + rows.replace(" ", "\n") + "\n")
     with pytest.raises(TrainingError, match="another label table"):
         resume(data, run)
+
+
+def test_the_order_of_a_label_tables_rows_means_nothing(copies):
+    data, run = copies
+    (data / "structures.csv").write_text("label,structure,ids\n2,Core,2\n1,Shell,1\n")
+    assert resume(data, run).epoch == 1
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
@@ -78,11 +87,15 @@ def test_a_scan_with_other_voxels_is_refused_by_its_name(kind, copies):
         resume(data, run)
 
 
-def test_exchanged_scans_are_refused(copies):
+def exchange(first, second):
+    first.rename(first.with_name("swapped")), second.rename(first), first.with_name("swapped").rename(second)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels", "both"])
+def test_exchanged_scans_are_refused(kind, copies):
     data, run = copies
-    first, second = (data / "images" / f"{name}.nii.gz" for name in ("s0", "s2"))
-    swapped = first.with_name("swapped")
-    first.rename(swapped), second.rename(first), swapped.rename(second)
+    for folder in ("images", "labels") if kind == "both" else (kind,):
+        exchange(*(data / folder / f"{name}.nii.gz" for name in ("s0", "s2")))
     with pytest.raises(TrainingError, match="scans or label maps of s0, s2 are not those"):
         resume(data, run)
 
@@ -99,18 +112,22 @@ def test_another_way_of_computing_is_refused(option, value, message, copies):
         resume(*copies, **{option: value})
 
 
-def test_other_heads_are_refused(copies, tmp_path):
+def test_other_and_exchanged_heads_are_refused(copies, tmp_path):
     data, run = copies
-    with_heads = replace(SMALL, heads=1)
+    with_heads = replace(SMALL, heads=2)
     head = np.zeros((24, 24, 24), dtype=np.int16)
     head[4:20, 4:20, 4:20], head[7:17, 7:17, 7:17] = 507, 3
-    for name, shift in (("one", 0), ("other", 1)):
-        nibabel.save(nibabel.Nifti1Image(np.roll(head, shift, 0), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    one, two, third = paths = [tmp_path / f"{name}.nii.gz" for name in ("one", "two", "third")]
+    for axis, path in enumerate(paths):
+        nibabel.save(nibabel.Nifti1Image(np.roll(head, 1, axis), np.eye(4)), path)
     shutil.rmtree(run)
-    Trainer(find_data(data), run, with_heads, ["s1"], heads=[tmp_path / "one.nii.gz"]).run()
-    assert resume(data, run, with_heads, heads=[tmp_path / "one.nii.gz"]).epoch == 1
+    Trainer(find_data(data), run, with_heads, ["s1"], heads=[one, two]).run()
+    assert resume(data, run, with_heads, heads=[one, two]).epoch == 1
     with pytest.raises(TrainingError, match="other head label maps"):
-        resume(data, run, with_heads, heads=[tmp_path / "other.nii.gz"])
+        resume(data, run, with_heads, heads=[one, third])
+    exchange(one, two)
+    with pytest.raises(TrainingError, match="other head label maps"):
+        resume(data, run, with_heads, heads=[one, two])
 
 
 def test_a_run_of_an_older_version_goes_on_with_a_warning(copies):
