@@ -121,6 +121,17 @@ def memory_lack(needed, beside=0):
     return f"about {needed} MiB of memory are needed, there are {max(most, beside)} MiB"
 
 
+def is_out_of_memory(error):
+    """Whether an error says that the memory of a GPU or of the computer ran out."""
+    import torch
+
+    # Of the CPU, where torch, its allocator, oneDNN and ITK have words of their own for it.
+    words = ("not enough memory", "allocate memory", "could not create a memory", "out of memory", "bad_alloc")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def _version(name):
     try:
         return metadata.version(name)

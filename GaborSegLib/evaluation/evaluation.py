@@ -27,13 +27,14 @@ def evaluate(segmenter, cases, table, report=silent):
     for done, case in enumerate(cases):
         report({"event": "progress", "stage": "Evaluating", "done": done, "total": len(cases)})
         image, truth = read_case(case, table)
-        grid = Grid(image.array.shape, image.affine, segmenter.card["grid_size"])
-        predicted = segmenter.predict(grid.image_to_cube(image.array)).argmax(dim=0).byte().numpy()
-        predicted = merge_labels(predicted, table.counts_as)
-        expected = grid.labels_to_cube(truth, segmenter.card["classes"]).numpy()
-        on_cube += score_scan(case.id, predicted, expected, segmenter.structures, [grid.spacing] * 3)
-        labels = merge_labels(segmenter.segment(image).labels, table.counts_as)
-        spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-        on_scan += score_scan(case.id, labels, truth, segmenter.structures, spacing)
+        with segmenter.explaining_memory(image.name):
+            grid = Grid(image.array.shape, image.affine, segmenter.card["grid_size"])
+            predicted = segmenter.predict(grid.image_to_cube(image.array)).argmax(dim=0).byte().numpy()
+            predicted = merge_labels(predicted, table.counts_as)
+            expected = grid.labels_to_cube(truth, segmenter.card["classes"]).numpy()
+            on_cube += score_scan(case.id, predicted, expected, segmenter.structures, [grid.spacing] * 3)
+            labels = merge_labels(segmenter.segment(image).labels, table.counts_as)
+            spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+            on_scan += score_scan(case.id, labels, truth, segmenter.structures, spacing)
     report({"event": "progress", "stage": "Evaluating", "done": len(cases), "total": len(cases)})
     return on_cube, on_scan

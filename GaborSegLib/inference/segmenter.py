@@ -1,6 +1,7 @@
 """A scan in, its structures out."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..environment import memory_lack, memory_needed
+from ..environment import is_out_of_memory, memory_lack, memory_needed
 from ..errors import GaborSegError, WeightsError
 from ..events import silent
 from ..model.gabor import bake_kernels
@@ -132,7 +133,7 @@ class Segmenter:
         self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
         # Own weights may hesitate on every scan, or be made for another contrast.
         self.knows_t1 = is_bundled(self.card)
-        self.network = bake_kernels(opened.network).to(self.device)
+        self.network = bake_kernels(opened.network)
 
     def segment(self, image, report=silent, timer=None):
         """Segment a scan.
@@ -147,8 +148,12 @@ class Segmenter:
 
         Raises:
             ImageError: the scan cannot be read or segmented.
+            GaborSegError: the memory ran out; of a GPU only if that was asked for, else the CPU takes its place.
         """
-        timer = timer or Timer()
+        with self.explaining_memory(getattr(image, "name", image)):
+            return self._segment(image, report, timer or Timer())
+
+    def _segment(self, image, report, timer):
         if not hasattr(image, "affine"):
             image = read_scan(image, report, timer)
         with timer("Checking"):
@@ -184,7 +189,7 @@ class Segmenter:
         brain, grid = None, Grid(image.array.shape, image.affine, self.card["grid_size"])
         if self.card.get("find_brain"):
             with timer("Finding the brain"):
-                brain = find_brain(image.array, image.affine, self.device)
+                brain = self._on_device(lambda: find_brain(image.array, image.affine, self.device), report)
             if brain is None:
                 report({"event": WARNING, "message": f"{image.name}: {NO_BRAIN}"})
         with timer("Resampling to the cube"):
@@ -219,22 +224,38 @@ class Segmenter:
             Tensor (C, D, H, W) on the CPU, sums to 1 over the classes; class 0 is background.
 
         Raises:
-            GaborSegError: the memory of the device that was asked for ran out.
+            RuntimeError or MemoryError: the memory ran out, see `explaining_memory`.
         """
         cube = normalise(cube)
+        return self._on_device(lambda: self._predict(cube), report)
+
+    def _on_device(self, work, report):
+        """The result of `work()`; if a GPU that nobody asked for has too little memory, of the same on the CPU."""
         try:
-            return self._predict(cube)
-        except torch.OutOfMemoryError as error:
-            if not self.falls_back:
-                raise GaborSegError(
-                    f"{self.device}: out of memory for a cube of {cube.shape[-1]}^3; choose the device cpu"
-                ) from error
+            return work()
+        except RuntimeError as error:
+            if not (self.falls_back and self.device.type != "cpu" and is_out_of_memory(error)):
+                raise
         report({"event": WARNING, "message": f"{self.device} is out of memory; going on with the CPU"})
         self.device = torch.device("cpu")
-        self.network.to(self.device)
-        return self._predict(cube)
+        return work()
+
+    @contextmanager
+    def explaining_memory(self, name):
+        """Context in which running out of memory becomes a `GaborSegError` that names a scan and says what helps."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            remedy = "close other programs, or take a computer with more; gaborseg check tells how much it takes"
+            if self.device.type != "cpu":
+                remedy = "choose the device cpu"
+            raise GaborSegError(f"{name}: the memory of {self.device} ran out; {remedy}") from error
 
     def _predict(self, cube):
+        with torch.inference_mode(False):  # moved in that mode, its parameters could not be moved again outside of it
+            self.network.to(self.device)
         cube = cube.to(self.device)
         if not self.mirror:
             return self._scores(cube)

@@ -2,8 +2,7 @@
 
 from contextlib import contextmanager
 
-import torch
-
+from ..environment import is_out_of_memory
 from ..errors import DataError, OutputError, TrainingError
 from ..protocol import BEST, has_snapshot
 
@@ -14,7 +13,7 @@ def explaining_memory(what, output, options, device, precision):
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         helps = []
         edge = options.patch or options.grid_size
@@ -27,12 +26,6 @@ def explaining_memory(what, output, options, device, precision):
             f"({(str(error) or 'MemoryError').splitlines()[0]}). What helps: "
             f"{', '.join(helps) or 'a device with more memory'}; or close other programs"
         ) from error
-
-
-def _is_out_of_memory(error):
-    """Of a GPU, or of the CPU, where torch, its allocator and oneDNN have words of their own for it."""
-    words = ("not enough memory", "can't allocate memory", "could not create a memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 @contextmanager

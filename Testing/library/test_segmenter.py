@@ -239,27 +239,85 @@ def test_weights_are_known_as_bundled_by_their_content(tiny_weights, tmp_path):
     assert not is_bundled(load_weights(tiny_weights).card)
 
 
-def test_out_of_memory_falls_back_to_the_cpu_only_if_the_device_is_auto(tiny_weights, monkeypatch):
+class Full(torch.nn.Module):
+    """A network of a device whose memory is full; on the CPU another takes its place."""
+
+    def __init__(self, other=None):
+        super().__init__()
+        self.others = [other]  # not a part of it, so that it does not go to the device
+
+    def forward(self, cube):
+        if cube.device.type != "cpu" or self.others[0] is None:
+            raise torch.OutOfMemoryError("made for this test")
+        return self.others[0](cube)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_full_gpu_is_left_for_the_cpu_only_if_nobody_asked_for_it(device, tiny_weights, monkeypatch):
     expected = Segmenter(tiny_weights, "cpu").segment(made_image()).labels
-    for device in ("auto", "cpu"):
-        segmenter = Segmenter(tiny_weights, device)
-        network, calls = segmenter.network, []
+    monkeypatch.setattr(module, "choose_device", lambda name: torch.device("meta"))  # in the place of a GPU
+    segmenter = Segmenter(tiny_weights, device)
+    segmenter.network, events = Full(segmenter.network), []
+    if device == "auto":
+        result = segmenter.segment(made_image(), events.append)
+        assert np.array_equal(result.labels, expected) and result.provenance["device"] == "cpu"
+        messages = [event["message"] for event in events if event["event"] == "warning"]
+        assert messages.count("meta is out of memory; going on with the CPU") == 1
+    else:
+        with pytest.raises(GaborSegError, match="the memory of meta ran out; choose the device cpu"):
+            segmenter.segment(made_image(), events.append)
 
-        class Failing(torch.nn.Module):
-            def forward(self, x):
-                calls.append(x)
-                if len(calls) == 1:
-                    raise torch.OutOfMemoryError("made for this test")
-                return network(x)
 
-        segmenter.network = Failing()
-        events = []
-        if device == "auto":
-            assert np.array_equal(segmenter.segment(made_image(), events.append).labels, expected)
-            assert any("going on with the CPU" in event.get("message", "") for event in events)
-        else:
-            with pytest.raises(GaborSegError, match="choose the device cpu"):
-                segmenter.segment(made_image())
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_that_is_full_while_the_brain_is_found_is_left_too(device, tiny_weights, tmp_path, monkeypatch):
+    opened = load_weights(tiny_weights)
+    save_weights(tmp_path / "extracted.safetensors", opened.network, {**opened.card, "find_brain": True})
+    asked = []
+
+    def find(array, affine, device):
+        asked.append(str(device))
+        if len(asked) == 1:
+            raise torch.OutOfMemoryError("made for this test")
+
+    monkeypatch.setattr(module, "find_brain", find)
+    monkeypatch.setattr(module, "choose_device", lambda name: torch.device("meta"))
+    segmenter, events = Segmenter(tmp_path / "extracted.safetensors", device), []
+    if device == "auto":
+        assert segmenter.segment(made_image(), events.append).provenance["device"] == "cpu"
+        assert asked == ["meta", "cpu"]
+        assert sum("going on with the CPU" in event.get("message", "") for event in events) == 1
+    else:
+        with pytest.raises(GaborSegError, match="the memory of meta ran out; choose the device cpu"):
+            segmenter.segment(made_image())
+
+
+OUT_OF_MEMORY = [  # torch, Windows' torch, oneDNN, numpy and others, ITK
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to ..."),
+    RuntimeError("could not create a memory object"),
+    MemoryError(),
+    RuntimeError("Exception thrown in SimpleITK: ITK ERROR: Failed to allocate memory for image."),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("at", ["cube_scores", "keep_largest_component", "structure_quality"])
+def test_a_full_memory_of_the_computer_is_told_with_a_remedy(at, error, tiny_weights, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    segmenter = Segmenter(tiny_weights, "auto")
+    monkeypatch.setattr(module, at, fail)
+    with pytest.raises(GaborSegError, match="^scan.nii.gz: the memory of cpu ran out; close other") as told:
+        segmenter.segment(Image(made_image().array, np.eye(4), "scan.nii.gz"))
+    assert told.value.__cause__ is error
+
+
+def test_other_errors_of_torch_are_defects(tiny_weights, monkeypatch):
+    segmenter = Segmenter(tiny_weights, "auto")
+    monkeypatch.setattr(segmenter, "_scores", lambda cube: cube.view(7))
+    with pytest.raises(RuntimeError, match="shape"):
+        segmenter.segment(made_image())
 
 
 @pytest.mark.parametrize("variant", list(bundled_weights()))
