@@ -147,6 +147,21 @@ def restore(network, optimiser, network_tensors, tensors):
         if values:
             state["state"][index] = values
     optimiser.load_state_dict(state)
+    _leave_counters_on_cpu(optimiser, state["state"])
+
+
+def _leave_counters_on_cpu(optimiser, loaded):
+    """Give an optimiser the single numbers of its state (`step`, NAdam's `mu_product`) as they were loaded.
+
+    It computes with them on the CPU unless it is `capturable` or `fused`, but `load_state_dict` brings all but `step`
+    to the parameters' device, where every step would wait for each of them.
+    """
+    groups = [group for group in optimiser.param_groups for _ in group["params"]]
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for index, values in loaded.items():
+        if not any(groups[index].get(name) for name in ("capturable", "fused")):
+            numbers = {name: value for name, value in values.items() if value.dim() == 0}
+            optimiser.state[parameters[index]].update(numbers)
 
 
 def _with_prefix(tensors, prefix):

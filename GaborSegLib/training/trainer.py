@@ -100,7 +100,7 @@ class Trainer:
         cache = cache or self.output / "cache"
         self.batches = Batches(data, *parts, self.options, self.team, self.device, cache, heads, workers, augment_on)
         self.progress, self.inherited = Progress(), {"earlier_stages": []}
-        self.stopping, self.saved = False, time.monotonic()
+        self.asked_to_stop, self.saved = False, time.monotonic()
         self.team.broadcast_from_first(self._check_start)
         self.network = new_network(self.options, classes=len(data.table.names) + 1)
         snapshot = self.team.broadcast_from_first(
@@ -153,9 +153,9 @@ class Trainer:
             handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             _set_precision(self.precision)
-            self.stopping = not self._prepare() or self.stopping
-            while self.progress.epoch < self.options.epochs and not self.stopping:
-                self._run_epoch()
+            goes_on = self._prepare()
+            while goes_on and self.progress.epoch < self.options.epochs:
+                goes_on = self._run_epoch()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -163,23 +163,24 @@ class Trainer:
 
     def stop(self, *_):
         """End `run` after the step that is being done; a snapshot is saved."""
-        self.stopping = True
+        self.asked_to_stop = True
 
     def identity(self):
         """What identifies this run, see `start.identity`."""
         return identity(self.options, self.batches, self.data.table, self.precision)
 
     def _prepare(self):
-        """Prepare the scans; False if it was stopped meanwhile."""
+        """Prepare the scans; whether the run goes on, or was stopped meanwhile."""
         if not self.batches.prepare(self.report, self._wants_stop):
             return False
         if self.resumed:
             self.team.broadcast_from_first(
                 lambda: check_identity(self.output, self.resumed, self.identity(), self.report)
             )
-        return True
+        return not self._is_stopped()
 
     def _run_epoch(self):
+        """Do what is left of an epoch; whether the run goes on, or was stopped meanwhile."""
         progress, batches = self.progress, self.batches
         started = time.monotonic() - progress.seconds
         self.network.train()
@@ -195,15 +196,15 @@ class Trainer:
             )
             due = self.team.rank == 0 and time.monotonic() - self.saved > SNAPSHOT_SECONDS
             stops, saves = self.team.sum(self._wants_stop(), due)
-            self.stopping = stops > 0
-            if self.stopping or saves:
+            if stops or saves:
                 self.team.broadcast_from_first(self.save)
-            if self.stopping:
-                return
+            if stops:
+                return False
         images_per_second = len(batches.training) / progress.seconds
         scores = self._validate() if self._is_validated() else None
         progress.seconds = time.monotonic() - started
         self._end_epoch(scores, images_per_second)
+        return not self._is_stopped()
 
     def _rest_of_epoch(self):
         with self._explaining("loading images"):
@@ -330,7 +331,11 @@ class Trainer:
         return DistributedDataParallel(self.network, device_ids=[self.device] if self.device.type == "cuda" else None)
 
     def _wants_stop(self):
-        return self.stopping or (self.team.rank == 0 and stop_requested(self.output))
+        return self.asked_to_stop or (self.team.rank == 0 and stop_requested(self.output))
+
+    def _is_stopped(self):
+        """Whether any process was asked to end the run; all agree, for a signal may reach only some of them."""
+        return self.team.sum(self._wants_stop())[0] > 0
 
     def _explaining(self, what):
         return explaining_memory(what, self.output, self.options, self.device, self.precision)

@@ -10,7 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -29,7 +32,7 @@ from GaborSegLib.model.weights import load_weights, read_card, save_weights
 from GaborSegLib.protocol import BEST, PREVIOUS, SNAPSHOT, STOP
 from GaborSegLib.training.lock import request_stop
 from GaborSegLib.training.options import Options, learning_rate
-from GaborSegLib.training.snapshot import load_snapshot
+from GaborSegLib.training.snapshot import load_snapshot, optimiser_tensors, restore
 from GaborSegLib.training.trainer import Trainer
 
 SMALL = Options(
@@ -214,6 +217,34 @@ def test_a_stopped_run_goes_on_bit_for_bit(how, whole, made_data, tmp_path):
     assert (whole / BEST).read_bytes() == (tmp_path / BEST).read_bytes()
     losses = [[row["loss"] for row in csv.DictReader(open(folder / "metrics.csv"))] for folder in (whole, tmp_path)]
     assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+@pytest.mark.parametrize("given", [{}, {"capturable": True}])
+def test_a_restored_optimiser_counts_where_torch_does(given):
+    """On the CPU unless it is to be capturable; the meta device stands for a GPU."""
+
+    def on(device):
+        network = torch.nn.Linear(2, 1, device=device)
+        return network, torch.optim.NAdam(network.parameters(), **given)
+
+    network, optimiser = on("cpu")
+    for _ in range(2 * (not given)):  # a capturable one steps on GPUs only
+        network(torch.ones(1, 2)).sum().backward()
+        optimiser.step()
+    if given:
+        numbers = {"step": torch.tensor(2.0), "mu_product": torch.tensor(0.2)}
+        optimiser.state = {parameter: dict(numbers) for parameter in network.parameters()}
+    tensors = optimiser_tensors(network, optimiser)
+    there = on("meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that nothing is copied to meta tensors
+        restore(*there, network.state_dict(), tensors)
+    for name, parameter in there[0].named_parameters():
+        state = there[1].state[parameter]
+        for key in ("step", "mu_product"):
+            assert state[key].device.type == ("meta" if given else "cpu")
+            assert given or torch.equal(state[key], tensors[f"{name}.{key}"])
+        assert given or state["exp_avg"].device.type == "meta"
 
 
 def test_a_finished_run_resumed_does_nothing(data_set, tmp_path):
@@ -420,6 +451,50 @@ def test_a_stop_file_ends_the_run_after_its_step(data_set, tmp_path):
     progress = Trainer(find_data(data_set), tmp_path / "run", options, ["s1"], report=stop).run()
     assert (progress.epoch, progress.step) == (1, 2) and not (tmp_path / "run" / STOP).exists()
     assert load_snapshot(tmp_path / "run")[2]["progress"]["step"] == 2
+
+
+class InThreads:
+    """What two trainers in threads of this process have in the place of a `Team`."""
+
+    size = local_size = 2
+
+    def __init__(self, rank, shared):
+        self.rank = self.local_rank = rank
+        self.items, self.barrier = shared
+
+    def gather(self, item):
+        self.items[self.rank] = item
+        self.barrier.wait()
+        items = list(self.items)
+        self.barrier.wait()
+        return items
+
+    def sum(self, *numbers):
+        return [sum(column) for column in zip(*self.gather(numbers))]
+
+    def gather_results(self, work):
+        return self.gather(work())
+
+    def broadcast_from_first(self, work):
+        return self.gather(work() if self.rank == 0 else None)[0]
+
+
+@pytest.mark.parametrize("when", ["prepared", "validating"])
+def test_all_processes_end_when_a_signal_reaches_one_alone_between_steps(when, data_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_parallel", lambda self: self.network)
+    shared, options = ([None] * 2, threading.Barrier(2, timeout=20)), replace(SMALL, variant="conventional", epochs=3)
+
+    def train(rank):
+        trainer = Trainer(find_data(data_set), tmp_path, options, ["s1", "s2"], team=InThreads(rank, shared))
+        prepare = trainer.batches.prepare
+        if rank == 1 and when == "prepared":
+            trainer.batches.prepare = lambda *arguments: (prepare(*arguments), trainer.stop())[0]
+        elif rank == 1:
+            trainer.report = lambda event: event.get("stage") == "Validation" and trainer.stop()
+        return trainer.run().epoch
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(train, range(2))) == ([0, 0] if when == "prepared" else [1, 1])
 
 
 def test_a_stop_file_ends_the_preparation_too(data_set, tmp_path):
