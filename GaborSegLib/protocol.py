@@ -10,9 +10,11 @@ import json
 import math
 import os
 import re
+import secrets
 import stat
 import struct
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,9 @@ BEST, METRICS, CURVES = "best.safetensors", "metrics.csv", "curves.png"
 SNAPSHOT, PREVIOUS, DAMAGED = "last.safetensors", "previous.safetensors", "damaged.safetensors"
 OPTIMISER = "optimiser-{}.safetensors"
 LOCK, STOP = "run.lock", "stop"
+# A run touches its lock so often, seconds; on another computer, where no process can be asked for, it counts as over
+# when that did not happen for the second.
+BEAT, OVERDUE = 30, 300
 # Columns of metrics.csv, which those of the structures follow.
 METRIC_COLUMNS = (
     "epoch",
@@ -402,6 +407,34 @@ def read_lock(folder, name=LOCK):
         return {"started": "?", "command": "?", **owner, "pid": int(owner["pid"]), "host": str(owner["host"])}
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
+
+
+def lock_age(folder):
+    """Seconds since a run's lock was touched; None if there is none, or the folder cannot be written to.
+
+    Clocks of computers differ, so it is compared with a file that the disk stamps now.
+    """
+    probe = Path(folder) / f".{LOCK}-{secrets.token_hex(4)}"
+    try:
+        with open(Path(folder) / LOCK, "rb") as file:  # opened, so that a shared disk is asked for its present state
+            touched = os.fstat(file.fileno()).st_mtime
+        with open(probe, "xb") as file:
+            return os.fstat(file.fileno()).st_mtime - touched
+    except OSError:
+        return None
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
+def is_overdue(folder, lock):
+    """Whether the lock of another computer was not touched for so long that its run must be over."""
+    if "beat" not in lock:  # of an older version, which does not touch it
+        return False
+    with suppress(OSError):
+        if abs(time.time() - (Path(folder) / LOCK).stat().st_mtime) < OVERDUE / 2:
+            return False  # without a file being written, for who asks often
+    return (lock_age(folder) or 0) > OVERDUE
 
 
 def is_alive(pid):

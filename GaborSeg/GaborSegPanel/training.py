@@ -281,12 +281,12 @@ def _read_record(folder):
 def _owner(folder, record):
     """Who works in a folder: the process that holds the library's lock, else the one that the panel started.
 
-    A run takes the lock only after it has looked through its data. On another computer a process cannot be asked; what
-    its lock says is taken for true, as the library does.
+    A run takes the lock only after it has looked through its data. On another computer a process cannot be asked; there
+    its lock counts until it is overdue, as for the library.
     """
     here = socket.gethostname()
     lock = protocol.read_lock(folder)
-    if lock and (lock["host"] != here or is_alive(lock["pid"])):
+    if lock and (is_alive(lock["pid"]) if lock["host"] == here else not protocol.is_overdue(folder, lock)):
         return lock
     if record.get("host") == here and is_alive(record["pid"]) and _is_ours(record["pid"]):
         return record

@@ -115,16 +115,15 @@ def run(options, report):
     from functools import partial
 
     from ..training.lock import locked, request_stop, stop_requested
-    from ..training.processes import is_launched, joined, launch, restarts
+    from ..training.processes import is_launched, joined, launch
 
     if not options.place:  # else it was done by the process that started this one
         _complete(options)
-        if int(os.environ.get("RANK", 0)) == 0 and not restarts():
-            _check_data(options, report)
     count = len(options.gpus or []) or options.processes or 1
     if count > 1 and not options.place and not is_launched():
         _check_gpus(options.gpus)
-        with locked(options.output):
+        _check_data(options, report)
+        with locked(options.output, report=report):
             stop_requested(options.output)  # what is left from before is taken away
             return launch(
                 partial(_run_in_team, options),
@@ -181,7 +180,7 @@ def _train(team, options, report):
 
     import torch
 
-    from ..training.lock import locked, stop_requested
+    from ..training.lock import check_shared, locked, stop_requested
     from ..training.processes import is_launched, restarts
 
     restart = options.place.restart if options.place else restarts()
@@ -190,10 +189,12 @@ def _train(team, options, report):
     with ExitStack() as stack:
         opened = team.gather_results(lambda: (_open_data(options), _device(options, team), _facts(options)))
         data, device, facts = opened[team.rank]
-        if not options.place:  # else the launcher holds the lock
+        if not options.place:  # else the launcher has looked through the data, and holds the lock
+            team.broadcast_from_first(lambda: _check_data(options, report))
             # torchrun is the process that was started; it lives on when this one is started again.
             pid = os.getppid() if is_launched() else os.getpid()
-            team.broadcast_from_first(lambda: stack.enter_context(locked(options.output, pid)))
+            owner = team.broadcast_from_first(lambda: stack.enter_context(locked(options.output, pid, report)))
+            check_shared(options.output, owner, team, restart, report)
             if team.rank == 0 and not restart:
                 stop_requested(options.output)  # what is left from before is taken away
         trainer = _trainer(data, device, facts, restart, team, options, report)

@@ -153,6 +153,16 @@ def test_the_same_scan_twice(data_set):
     assert (kind, name) == ("note", "s2.nii.gz") and "counts twice" in message
 
 
+def test_the_data_are_looked_through_at_every_start(data_set, tmp_path, capsys, monkeypatch):
+    """That torchrun started a run again does not make a scan on both sides of the split any better."""
+    shutil.copy(data_set / "images" / "s0.nii.gz", data_set / "images" / "s1.nii.gz")
+    for restart in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restart)
+        status = cli.main(["train", str(data_set), "-o", str(tmp_path / "run"), "--validation", "s1"])
+        assert status == 2 and "one for validation; remove one" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_subject_on_both_sides(data_set):
     data = find_data(data_set)
     found = check_data(data, data.cases[:5], data.cases[5:])

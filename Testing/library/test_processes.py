@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from GaborSegLib import cli
+from GaborSegLib import cli, environment
 from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import TrainingError
 from GaborSegLib.protocol import LOCK, SNAPSHOT, STOP, is_alive
@@ -87,8 +87,9 @@ def start(tmp_path):
     def run(*arguments, **more):
         command = [sys.executable, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        environment = {**os.environ, "TMPDIR": str(temporary)}
-        processes.append(subprocess.Popen(command, **pipes, env=environment, **more))
+        variables = {name: value for name, value in os.environ.items() if name not in environment.WAITING}
+        variables["TMPDIR"] = str(temporary)
+        processes.append(subprocess.Popen(command, **pipes, env=variables, **more))
         return processes[-1]
 
     yield run
@@ -161,6 +162,9 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_it_would_have(
     events = wait_for(process, "epoch", epoch=1)
     workers = children(process.pid, "spawn_main")
     assert len(workers) == 2
+    for pid in workers:  # their threads wait for each other as those of the process that started them do
+        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        assert {"OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=1000", "KMP_BLOCKTIME=0"} <= set(variables)
 
     assert json.loads((output / LOCK).read_text())["pid"] == process.pid
     status = cli.main(["train", str(made_data), "-o", str(output), "--resume", "--device", "cpu", *ARGUMENTS])
@@ -237,6 +241,8 @@ def test_a_stopped_run_goes_on_under_two_launchers_and_leaves_no_thread(made_dat
     launchers = [start(*launch, "--node-rank", i, *train, cwd=machine) for i, machine in enumerate(machines)]
     events = [finish(launcher) for launcher in launchers]
     assert events[0][-1]["complete"] and events[1] == []  # the first process alone reports and writes
+    warnings = [event["message"] for event in events[0] if event["event"] == "warning"]
+    assert len(warnings) == 1 and warnings[0].startswith("run: is on ") and "--node-rank" in warnings[0]
     assert_as_alone(machines[0] / "run", alone)
     assert os.listdir(machines[1] / "run") == ["cache"]
 

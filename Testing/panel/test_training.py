@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,8 +169,8 @@ def tell(folder, **event):
         file.write(json.dumps(event) + "\n")
 
 
-def lock(folder, pid, host=None):
-    owner = {"pid": pid, "host": host or socket.gethostname(), "started": "today", "command": "gaborseg train"}
+def lock(folder, pid, host=None, **more):
+    owner = {"pid": pid, "host": host or socket.gethostname(), "started": "today", "command": "gaborseg train", **more}
     (folder / "run.lock").write_text(json.dumps(owner))
 
 
@@ -349,6 +350,19 @@ def test_a_second_run_in_a_folder_is_refused(user, folder, process, data_set):
         training.start(folder, sys.executable, [str(data_set)])
     lock(folder, dead_pid())
     assert training.TrainingRun(folder).owner is None
+
+
+def test_the_run_of_another_computer_is_over_when_it_gave_no_sign_of_life_for_long(user, folder):
+    from GaborSegPanel import protocol, training
+
+    lock(folder, 1, "other-computer", beat=30)
+    for seconds, is_over in ((0, False), (protocol.OVERDUE - 10, False), (protocol.OVERDUE + 10, True)):
+        touched = time.time() - seconds
+        os.utime(folder / "run.lock", (touched, touched))
+        assert (training.TrainingRun(folder).owner is None) == is_over
+    lock(folder, 1, "other-computer")  # by an older version, which does not touch it
+    os.utime(folder / "run.lock", (touched, touched))
+    assert training.TrainingRun(folder).owner["host"] == "other-computer"
 
 
 def test_start_never_writes_into_a_folder_that_holds_a_run(user, folder, data_set, monkeypatch):
