@@ -32,7 +32,7 @@ def begun(tmp_path_factory):
     for number in range(3):
         labels = np.zeros((24, 24, 24), dtype=np.uint8)
         labels[6:18, 6:18, 6:18] = 1
-        labels[9:14, 9:14, 9:14] = 2
+        labels[9 : 14 + number, 9:14, 9:14] = 2
         scan = 100.0 * labels + generator.normal(0, 3, labels.shape) * (labels > 0)
         for kind, array in (("images", scan.astype(np.float32)), ("labels", labels)):
             nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), data / kind / f"s{number}.nii.gz")
