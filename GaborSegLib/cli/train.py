@@ -187,10 +187,11 @@ def _train(team, options, report):
     if options.threads or options.place:
         torch.set_num_threads(options.threads or max(1, torch.get_num_threads() // team.local_size))
     with ExitStack() as stack:
-        opened = team.gather_results(lambda: (_open_data(options), _device(options, team), _facts(options)))
-        data, device, facts = opened[team.rank]
+        data, device = team.gather_results(lambda: (_open_data(options), _device(options, team)))[team.rank]
         if not options.place:  # else the launcher has looked through the data, and holds the lock
             team.broadcast_from_first(lambda: _check_data(options, report))
+        facts = team.gather_results(lambda: _facts(options))[team.rank]
+        if not options.place:
             # torchrun is the process that was started; it lives on when this one is started again.
             pid = os.getppid() if is_launched() else os.getpid()
             owner = team.broadcast_from_first(lambda: stack.enter_context(locked(options.output, pid, report)))
