@@ -26,6 +26,7 @@ from ..timing import Timer
 from .at_once import at_once
 from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
 from .quality import looks_like_t1, structure_quality, t1_doubt
+from .specks import remove_specks
 from .volumes import structure_volumes, write_volumes
 
 
@@ -169,6 +170,9 @@ class Segmenter:
         _report_step(report, "Bringing the result to the scan's grid", 3)
         with timer("Scores to the scan's grid"):
             labels = grid.scores_to_labels(scores)
+        if self.covers_brain:
+            with timer("Specks"):
+                labels = remove_specks(labels, image.spacing)
         with timer("Quality and volumes"):
             quality = structure_quality(scores, self.structures)
             if not all(map(math.isfinite, quality.values())):
