@@ -38,7 +38,7 @@ def main():
         faces += touching_faces(labels, len(names))
         pieces += count_pieces(labels, len(names), SMALLEST / np.prod(image.spacing))
     with replacing(options.output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["structure", "pieces", *names])
         for name, count, row in zip(names, pieces / len(training), faces / faces.sum(axis=1, keepdims=True)):
             writer.writerow([name, f"{count:.3f}", *(f"{share:.5f}" for share in row)])

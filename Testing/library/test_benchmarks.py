@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import accuracy
 import agreement
+import contacts
 import contrasts
 import layers
 import peers
 import recipe
 import robustness
+import specks
 import whole_click
 from degradations import DEGRADATIONS, Degradation
 from scans import Network, Scan, Scans
@@ -300,6 +302,32 @@ def test_scans_are_turned_to_right_anterior_superior(data_set):
     assert nibabel.aff2axcodes(stored.affine) == ("L", "A", "S")
     assert np.array_equal(scan.image.array, stored.get_fdata()[::-1].astype(np.float32))
     assert np.allclose(scan.image.affine @ [0, 0, 0, 1], stored.affine @ [stored.shape[0] - 1, 0, 0, 1])
+
+
+def test_faces_that_two_classes_share_and_small_pieces_are_counted():
+    labels = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.uint8)
+    expected = np.zeros((4, 4), dtype=int)
+    for place in np.ndindex(labels.shape):
+        for step in np.eye(3, dtype=int):
+            beside = tuple(place + step)
+            if all(i < n for i, n in zip(beside, labels.shape)) and labels[place] != labels[beside]:
+                expected[labels[place], labels[beside]] += 1
+    assert np.array_equal(contacts.touching_faces(labels, 4), expected + expected.T)
+    labels = np.zeros((9, 20, 20), dtype=np.uint8)
+    labels[0], labels[4, 0, :12], labels[6, 0, :9] = 1, 1, 1  # 400 voxels, 12, 9
+    labels[8] = 2
+    assert contacts.count_pieces(labels, 3, 10).tolist() == [0, 1, 0]
+
+
+def test_specks_are_listed_by_their_size():
+    names = [structure.name for structure in paper_structures()]
+    labels = np.zeros((40, 20, 20), dtype=np.uint8)
+    labels[:20], labels[25, :2, :2], labels[30, :2, :3] = (1 + names.index("Cerebral grey"),) * 3
+    assert specks.sizes_of_specks(labels, (2.0, 1.0, 1.0)).tolist() == [12.0]  # and one of 8 mm3
+    rows = [("a", [np.array([12.0, 30.0]), np.array([])], [0.8, 0.9], 0.1), ("b", [np.array([11.0])] * 2, [], 0.25)]
+    lines = specks.table(rows).splitlines()
+    assert lines[2] == "| a | 2 (0.042) | 0 (0.000) | 0.80000 | 0.90000 | 0.10 |"
+    assert lines[-1] == "| **all** | 3 | 1 | 0.80000 | 0.90000 | up to 0.25 |"
 
 
 def test_peers_are_told_as_ratios_to_the_mixed_network():

@@ -239,6 +239,27 @@ def test_weights_are_known_as_bundled_by_their_content(tiny_weights, tmp_path):
     assert not is_bundled(load_weights(tiny_weights).card)
 
 
+def test_specks_are_taken_away_from_the_papers_structures_alone(tiny_weights, tmp_path, monkeypatch):
+    opened = load_weights(tiny_weights)
+    paper = [structure.name for structure in paper_structures()]
+    amygdala, grey = paper.index("Amygdala") + 1, paper.index("Cerebral grey") + 1
+    scan = np.zeros((120, 120, 120), dtype=np.float32)
+    scan[10:110, 10:110, 10:110] = 100
+    scan[20:60, 20:60, 20:60] = 200
+    scan[80:92, 80:92, 80:92] = 200
+
+    def predict(cube, report):
+        labels = grey * (cube > 50).long() + (amygdala - grey) * (cube > 150).long()
+        return torch.nn.functional.one_hot(labels, 20).movedim(-1, 0).float()
+
+    for names, expected in ((paper, grey), ([f"Nucleus {i}" for i in range(1, 20)], amygdala)):
+        save_weights(tmp_path / f"{expected}.safetensors", opened.network, {**opened.card, "structures": names})
+        segmenter = Segmenter(tmp_path / f"{expected}.safetensors", "cpu")
+        monkeypatch.setattr(segmenter, "predict", predict)
+        labels = segmenter.segment(Image(scan, np.eye(4))).labels
+        assert (labels[24:56, 24:56, 24:56] == amygdala).all() and (labels[84:88, 84:88, 84:88] == expected).all()
+
+
 class Full(torch.nn.Module):
     """A network of a device whose memory is full; on the CPU another takes its place."""
 

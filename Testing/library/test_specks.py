@@ -28,11 +28,11 @@ def test_a_piece_of_what_is_drawn_in_none_becomes_what_touches_it_most():
     labels = brain()
     labels[8:11, 8:11, 28:31] = AMYGDALA
     assert np.array_equal(remove_specks(labels, MILLIMETRE), brain())
-    # One of three slices lies in grey matter, which has 16 + 16 faces, two in white, which has 2 * 16 + 16.
+    # One of three slices lies in grey matter, which has 9 + 12 faces, two in white, which has 2 * 12 + 9.
     labels = brain()
     expected = labels.copy()
-    labels[10:14, 10:14, 9:12] = AMYGDALA
-    expected[10:14, 10:14, 9:12] = WHITE
+    labels[10:13, 10:13, 9:12] = AMYGDALA
+    expected[10:13, 10:13, 9:12] = WHITE
     assert np.array_equal(remove_specks(labels, MILLIMETRE), expected)
     # Outside of the brain, at its border.
     labels = brain()
