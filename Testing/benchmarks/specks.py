@@ -2,7 +2,7 @@
 
 On held-out scans, on the same scans in built heads, on the ICBM152 average brain, and on more scans without labels.
 Counted are the specks of more than 10 mm3 in the label map, as `GaborSegLib/inference/specks.py` knows them, and the
-seconds that its rule takes.
+processor seconds that its rule takes.
 
     python Testing/benchmarks/specks.py mixed --more head.nii.gz
 """
@@ -61,13 +61,13 @@ def row(network, name, image, truth):
 
 
 def before_and_after(network, image, name):
-    """Label maps without and with the rule from one segmentation, and the seconds that the rule took."""
+    """Label maps without and with the rule from one segmentation, and the processor seconds that the rule took."""
     kept = []
 
     def timed(labels, spacing):
-        started = time.perf_counter()
+        started = time.process_time()
         after = specks.remove_specks(labels, spacing)
-        kept.extend([labels, time.perf_counter() - started])
+        kept.extend([labels, time.process_time() - started])
         return after
 
     with mock.patch.object(module, "remove_specks", timed):
