@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, never over what is read, and refused before long work begins."""
+"""Files: only what is a file is read; what is written is whole or not there, and never over what is read."""
 
 import csv
 import errno
@@ -22,6 +22,38 @@ def split_extension(path):
     if (inner + extension).lower() in (".nii.gz", ".seg.nrrd"):
         return inner_stem, (inner + extension).lower()
     return stem, extension.lower()
+
+
+def utf8_name(path, error):
+    """The name as text for a message. SimpleITK ends the process where a name is not UTF-8.
+
+    Raises:
+        error: an exception of this class: it is not.
+    """
+    shown = str(path) if str(path).isprintable() else ascii(str(path))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as problem:
+        raise error(f"{shown}: its name is not UTF-8; give it another one") from problem
+    return shown
+
+
+def regular_file(path, error):
+    """The `Path` of an ordinary file that somebody named. What else has a name (a pipe, a device) may never end.
+
+    Raises:
+        error: an exception of this class: there is no such file, it is something else, or its name is not UTF-8.
+    """
+    shown = utf8_name(path, error)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as problem:  # ValueError: the name has a NUL
+        why = getattr(problem, "strerror", None) or problem
+        raise error(f"{shown}: there is no such file ({why}); check the name") from problem
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise error(f"{shown}: is {kind}; wanted a file")
+    return Path(path)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from ..environment import memory_lack, memory_needed
 from ..errors import DataError, GaborSegError
 from ..events import silent
-from ..files import load_array, replacing
+from ..files import load_array, regular_file, replacing
 from ..inference import finder
 from ..scans.checking import check_image, disagreement
 from ..scans.grid import SIZE, Grid, normalise
@@ -85,7 +85,7 @@ def _key(case, table, size, find_brain):
     version = (PREPARATION, finder.checksum()) if find_brain else PREPARATION
     digest = hashlib.sha256(repr((version, size, table.names, [sorted(ids) for ids in table.ids])).encode())
     for file in (case.image, case.labels):
-        digest.update(file.read_bytes())
+        digest.update(regular_file(file, DataError).read_bytes())
     return digest.hexdigest()[:32]
 
 

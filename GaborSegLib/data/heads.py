@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..errors import DataError, GaborSegError
 from ..events import silent
-from ..files import load_array, replacing, split_extension
+from ..files import load_array, regular_file, replacing, split_extension
 from ..scans.grid import Grid
 from ..scans.image import READABLE
 from ..scans.reading import read_image
@@ -73,7 +73,8 @@ def prepare_heads(stems, files, cache, names=(), each=3, report=silent):
         chosen = [files[(number * each + i) % len(files)] for i in range(min(each, len(files)))]
         paths = []
         for file in chosen:
-            digest = hashlib.sha256(repr((PREPARATION, Path(stem).name, stem_label)).encode() + file.read_bytes())
+            content = regular_file(file, DataError).read_bytes()
+            digest = hashlib.sha256(repr((PREPARATION, Path(stem).name, stem_label)).encode() + content)
             path = Path(cache) / f"{digest.hexdigest()[:32]}.head.npy"
             if not path.is_file():
                 if file not in opened:

@@ -16,7 +16,7 @@ from numpy.lib.format import open_memmap
 
 from ..errors import DataError
 from ..events import silent
-from ..files import check_output, replacing
+from ..files import check_output, regular_file, replacing
 from ..protocol import check_names, check_number, parse_json, printable
 from .sources import Case, DataSet
 from .tables import LabelTable
@@ -208,10 +208,8 @@ def _unpack(file, entry, path, shape):
 @contextmanager
 def _open(path):
     """Context that gives an open zip file; what is wrong with it becomes a `DataError`."""
-    if not Path(path).is_file():  # a pipe would be waited for
-        raise DataError(f"{path}: no such file; check the name")
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(regular_file(path, DataError)) as file:
             yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise DataError(f"{path}: is damaged or incomplete ({error}); copy it again") from error

@@ -8,6 +8,8 @@ from ..errors import ImageError
 from .image import check_kind, times
 
 SMALLEST = 16  # voxels along an axis
+VOXEL, FIELD = (0.01, 20.0), (10.0, 1000.0)  # mm of a voxel and of the longest axis; others are no head's
+LARGEST_ENTRY = 1e12  # of an affine; squares of larger ones may overflow
 COARSEST = 3.0  # mm; thicker slices than this hide the smaller structures
 # Cosine of the angle between two axes. 1e-3 moves a voxel by a quarter of its size over a 256 voxel scan.
 SHEAR = 1e-3
@@ -56,12 +58,21 @@ def _check_grid(image):
             "give a scan of the whole head"
         )
     matrix = np.asarray(image.affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise ImageError(f"{image.name}: got an affine that is not 4 x 4 numbers; convert the scan from DICOM again")
+    if matrix.shape != (4, 4) or not (np.abs(matrix) < LARGEST_ENTRY).all():
+        raise ImageError(
+            f"{image.name}: got an affine that is not 4 x 4 usual numbers; convert the scan from DICOM again"
+        )
     if min(image.spacing) <= 0:
         raise ImageError(
             f"{image.name}: got a voxel size of {times(image.spacing)} mm; wanted more than 0, "
             "convert the scan from DICOM again"
+        )
+    longest = max(np.multiply(image.spacing, image.array.shape))
+    if min(image.spacing) < VOXEL[0] or max(image.spacing) > VOXEL[1] or not FIELD[0] <= longest <= FIELD[1]:
+        raise ImageError(
+            f"{image.name}: got voxels of {times(image.spacing)} mm, {longest:.4g} mm along the longest axis; wanted "
+            f"{VOXEL[0]:g} to {VOXEL[1]:g} mm, and {FIELD[0]:g} to {FIELD[1]:g} mm; check the units, and convert the "
+            "scan from DICOM again"
         )
     axes = matrix[:3, :3] / image.spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR:

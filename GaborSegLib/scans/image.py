@@ -3,11 +3,12 @@
 SimpleITK has left-posterior-superior (LPS) millimetres; they are turned into RAS, and back, here alone.
 """
 
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..environment import BYTES_PER_SCAN_VOXEL, main_memory
 from ..errors import ImageError
 
 NIBABEL = (".nii", ".nii.gz", ".mgh", ".mgz")
@@ -15,6 +16,7 @@ NIBABEL = (".nii", ".nii.gz", ".mgh", ".mgz")
 READABLE = (*NIBABEL, ".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (*NIBABEL, ".nrrd", ".seg.nrrd")
 LABELS_SUFFIX = "_labels"  # of the label map of a scan
+USUAL_MIB = 16 << 10  # of memory, where the system does not tell what it has
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -45,23 +47,6 @@ class Image:
         return self.path or "the image"
 
 
-def from_itk(path, image, warnings=()):
-    import SimpleITK as sitk
-
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise not_one_volume(path, f"{image.GetNumberOfComponentsPerPixel()} values in each voxel")
-    array = sitk.GetArrayFromImage(image).T
-    check_kind(path, array)
-    if path.suffix.lower() in (".nrrd", ".nhdr") and not image.HasMetaDataKey("NRRD_space"):
-        warnings = (*warnings, orientation_unknown(path))
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return Image(array, LPS_TO_RAS @ affine, str(path), warnings)
-
-
 def itk_image(array, affine):
     """The SimpleITK image of an array (I, J, K) and its RAS affine (4, 4)."""
     import SimpleITK as sitk
@@ -73,6 +58,20 @@ def itk_image(array, affine):
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     return image
+
+
+def check_memory(path, shape):
+    """Check, from what a header says, that this computer can hold and segment a scan; before anything is read.
+
+    Raises:
+        ImageError: it cannot.
+    """
+    needed, total = BYTES_PER_SCAN_VOXEL * math.prod(map(int, shape)) >> 20, main_memory()[0] or USUAL_MIB
+    if needed > total:
+        raise ImageError(
+            f"{path}: its header tells of {times(shape)} voxels, which need about {needed} MiB, and this computer has "
+            f"{total} MiB; resample the scan to larger voxels, or export it again if it has not as many"
+        )
 
 
 def check_kind(name, array):
@@ -96,18 +95,6 @@ def reason(error):
     # ITK adds "Reason: No such file or directory" to anything that MetaImage could not read.
     lines = [line for line in lines if line and not line.startswith("Reason:")] or [type(error).__name__]
     return lines[-1].split("): ")[-1] if isinstance(error, RuntimeError) else lines[0]
-
-
-@contextmanager
-def without_itk_warnings():
-    import SimpleITK as sitk
-
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def times(numbers):

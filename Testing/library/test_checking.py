@@ -43,6 +43,12 @@ def test_affine_is_refused(entry, value, words):
         check_image(Image(bright_ball(), affine, "scan.nii"))
 
 
+@pytest.mark.parametrize("size", [3e-7, (1, 1, 3e-7), (1, 25, 1), 0.3, 1e9])
+def test_voxels_of_no_head_are_refused(size):
+    with pytest.raises(ImageError, match="^scan.nii: got voxels of .* mm, .* wanted 0.01 to 20 mm, and 10 to 1000 mm"):
+        check_image(Image(bright_ball(), np.diag([*np.multiply(size, (1, 1, 1)), 1]), "scan.nii"))
+
+
 def test_rounded_affine_passes():
     affine = oblique()
     affine[0, 1] += 5e-4
