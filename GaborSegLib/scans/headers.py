@@ -30,31 +30,18 @@ NRRD_TYPES = {
 }
 NRRD_TYPES = {name: code for code, names in NRRD_TYPES.items() for name in names.split(", ")}
 NRRD_ENCODINGS = {"raw": RAW, "gzip": COMPRESSED, "gz": COMPRESSED, "text": TEXT, "txt": TEXT, "ascii": TEXT}
-# What brings a space's millimetres to LPS.
+# What brings a space's millimetres to LPS. ITK takes those of other spaces for LPS, and so does this.
 NRRD_SPACES = {
-    ("left-posterior-superior", "lps"): (1, 1, 1),
-    ("left-anterior-superior", "las"): (1, -1, 1),
-    ("right-anterior-superior", "ras"): (-1, -1, 1),
+    **dict.fromkeys(("left-posterior-superior", "lps"), (1, 1, 1)),
+    **dict.fromkeys(("left-anterior-superior", "las"), (1, -1, 1)),
+    **dict.fromkeys(("right-anterior-superior", "ras"), (-1, -1, 1)),
 }
-NRRD_SPACES = {name: signs for names, signs in NRRD_SPACES.items() for name in names}
-NRRD_FIELDS = {
-    *(
-        "type",
-        "dimension",
-        "sizes",
-        "encoding",
-        "endian",
-        "datafile",
-        "lineskip",
-        "byteskip",
-        "kinds",
-        "labels",
-        "units",
-    ),
-    *("space", "spacedimension", "spacedirections", "spaceorigin", "spaceunits", "spacings", "axismins", "axismaxs"),
-    *("centers", "centerings", "thicknesses", "measurementframe", "content", "sampleunits", "number", "blocksize"),
-    *("min", "max", "oldmin", "oldmax"),
-}
+NRRD_FIELDS = """
+    type, dimension, sizes, encoding, endian, data file, line skip, byte skip, kinds, labels, units, space,
+    space dimension, space directions, space origin, space units, spacings, axis mins, axis maxs, centers, centerings,
+    thicknesses, measurement frame, content, sample units, number, block size, min, max, old min, old max
+"""
+NRRD_FIELDS = set("".join(NRRD_FIELDS.split()).split(","))  # "data file" and "datafile" are the same
 # Fields whose text is a word that may have capitals.
 NRRD_WORDS = ("type", "encoding", "endian", "space", "kinds")
 PLACES = ("domain", "space", "time", "???", "none")  # kinds of axes along which voxels lie; others hold their values

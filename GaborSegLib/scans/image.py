@@ -1,6 +1,6 @@
 """A scan in memory: an array with the axes i, j, k as stored, and an affine to right-anterior-superior millimetres.
 
-SimpleITK has left-posterior-superior (LPS) millimetres; they are turned into RAS, and back, here alone.
+SimpleITK, NRRD, MetaImage and DICOM have left-posterior-superior (LPS) millimetres; `LPS_TO_RAS` turns them.
 """
 
 import math
