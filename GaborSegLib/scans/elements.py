@@ -56,10 +56,13 @@ def look_at(path):
 
 
 def _missing(found, voxels):
-    """What is wrong with the length of the pixels; nothing is known of compressed ones and of packed bits."""
+    """What is wrong with the length of the pixels; nothing is known of compressed ones and of packed bits.
+
+    Scanners fill up with a few bytes, less than a row.
+    """
     length, bits, samples = found.get(PIXELS), found.get(BITS, 0), found.get(SAMPLES, 1)
-    wanted = voxels * bits // 8
-    if length in (None, UNDEFINED) or bits % 8 or samples > 1 or length - wanted in (0, wanted % 2):
+    wanted, row = voxels * bits // 8, found.get(COLUMNS, 0) * bits // 8
+    if length in (None, UNDEFINED) or bits % 8 or samples > 1 or 0 <= length - wanted < max(row, 2):
         return ""
     return f"its header tells of {wanted} bytes of pixels, it holds {length}"
 
@@ -78,10 +81,13 @@ def _walk(file, found):
 
 
 def _follow(file, found):
+    """Go through the first group, which says how the others are written, and then through those."""
     explicit, order, size = True, "<", os.fstat(file.fileno()).st_size
-    while file.peek(2)[:2] == b"\2\0":
+    while _bytes(file, 2) == b"\2\0":
+        file.seek(-2, os.SEEK_CUR)
         tag, _, length = _head(file, explicit, order)
         _take(file, tag, length, order, found)
+    file.seek(-2, os.SEEK_CUR)
     syntax = found.get(TRANSFER_SYNTAX)
     explicit, order = syntax != IMPLICIT, ">" if syntax == BIG else "<"
     if syntax == DEFLATED:

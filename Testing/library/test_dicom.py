@@ -95,6 +95,10 @@ def test_dicom_extension_on_something_else_is_refused(tmp_path):
 # Damaged series
 
 
+# The list of a disc's files: how it is written, explicitly and with the lowest byte first, and the disc's name.
+DICOMDIR = bytes(128) + b"DICM\2\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0" + b"\4\0\x30\x11CS\4\0DISC"
+
+
 def damage(file, change):
     content = bytearray(file.read_bytes())
     file.write_bytes(change(content))
@@ -179,7 +183,7 @@ def test_other_files_beside_a_series_do_not_matter(tmp_path):
     save_dicom(tmp_path / "series", oblique(hand=1))
     (tmp_path / "series" / "._1.2.3-00.dcm").write_bytes(b"what macOS leaves there")
     (tmp_path / "series" / "notes.txt").write_text("a good scan")
-    (tmp_path / "series" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "series" / "DICOMDIR").write_bytes(DICOMDIR)
     save_dicom(tmp_path / "series", oblique(1, hand=1), slices=3, uid="1.2.2")
     damage(tmp_path / "series" / "1.2.2-07.dcm", lambda content: content[:-300])
     assert np.array_equal(read_image(tmp_path / "series").array, bright_ball())
@@ -195,7 +199,7 @@ def test_a_pipe_beside_a_series_is_refused(tmp_path):
 def test_a_folder_of_files_and_no_dicom_image_is_looked_into_without_gdcm(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     scan = save_nifti(tmp_path / "scan.nii")
-    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "DICOMDIR").write_bytes(DICOMDIR)
     assert scans_in(tmp_path) == [scan]
 
 
