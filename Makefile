@@ -4,7 +4,7 @@ PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast lint bench weights screenshots clean
+.PHONY: demo test test-fast fuzz lint bench weights screenshots clean
 
 demo: .venv/.demo
 	.venv/bin/python -m GaborSegLib demo --output demo $(if $(SCAN),"$(SCAN)")
@@ -15,6 +15,10 @@ test: .venv/.test
 # Under a minute: no processes, no real scans, nothing that takes long.
 test-fast: .venv/.test
 	.venv/bin/python -m pytest -m "not (processes or real or slow)"
+
+# Damaged and absurd inputs, see Testing/fuzz/README.md: 2 to 4 a second.
+fuzz: .venv/.test
+	.venv/bin/python -m Testing.fuzz --seed $(or $(SEED),0) -n $(or $(N),100) $(if $(KEEP),--keep "$(KEEP)")
 
 lint: .venv/.test
 	.venv/bin/ruff check
