@@ -63,18 +63,14 @@ def recipe(draw):
         words += ["--facts", draw.relative(path)]
     else:
         path = draw.given / "own.json"
-        options = {"loss": "dice", "lr": 0.001, "seed": 3, "find-brain": False, "dropout": 0.1}
-        options = {name: value for name, value in options.items() if value is not False}
+        chosen = {"loss": "dice", "lr": 0.001, "seed": 3, "dropout": 0.1}
         if draw.chance(0.6):
-            options[draw.choice(RECIPE_OPTIONS)] = draw.choice((draw.number(), draw.word(), None, [], {}, True))
-        content = {"description": "own", "stages": [{"options": options, "note": "n"}]}
-        path.write_bytes(
-            draw.dump(draw.json(content) if draw.chance(0.5) else content).encode("utf-8", "surrogatepass")
-        )
-        words += [
-            "--recipe",
-            draw.relative(path) + draw.choice(("", "", ":1", ":2", ":0") if not draw.sound else ("",)),
-        ]
+            name, value = draw.choice(RECIPE_OPTIONS), draw.choice((draw.number(), draw.word(), None, [], {}, True))
+            chosen[name] = 1 if _harmless([f"--{name}"], str(value)) == "1" else value
+        content = {"description": "own", "stages": [{"options": chosen, "note": "n"}]}
+        content = draw.json(content) if draw.chance(0.5) else content
+        path.write_bytes(draw.dump(content).encode("utf-8", "surrogatepass"))
+        words += ["--recipe", draw.relative(path) + ("" if draw.sound else draw.choice(("", "", ":1", ":2", ":0")))]
     if draw.chance(0.1):
         draw.other_file(path)
     return Case(draw.command(*words), ("given", "made", "--"), leaves=True)
