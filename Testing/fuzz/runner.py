@@ -158,12 +158,11 @@ def _said(case, outcome):
     if "--json" in case.arguments and "usage: gaborseg" not in errors:
         yield from _events(case, outcome, output, errors)
         return
-    told = [line for line in errors.splitlines() if line.startswith("gaborseg")]
-    lines = [
-        line
-        for line in errors.splitlines()
-        if not line.startswith(("gaborseg", "warning: ", "epoch ", "  ", "usage: "))
-    ]
+    # The errors of a data set stand in lines of their own under one message.
+    errors = errors.replace("\n  ", "\0  ")
+    told = [line.replace("\0", "\n") for line in errors.splitlines() if line.startswith("gaborseg")]
+    known = ("gaborseg", "warning: ", "epoch ", "usage: ", "  ")
+    lines = [line for line in errors.splitlines() if not line.startswith(known)]
     if lines:
         yield f"printed what is neither a warning nor an error: {lines[0][:200]!r}"
     if outcome.status == 2 and not (told or output):
@@ -180,11 +179,11 @@ def _events(case, outcome, output, errors):
     except ValueError:
         yield "printed a line that is no event"
         return
-    last = events[-1]["event"] if events else "nothing"
+    kinds = [event["event"] for event in events]
     told = [event["message"] for event in events if event["event"] == "error"]
-    if outcome.status == 0 and last != "result":
-        yield f"ended well with {last} as the last event"
-    if outcome.status == 2 and not told and last != "result":
+    if outcome.status == 0 and "result" not in kinds:
+        yield "ended well without a result"
+    if outcome.status == 2 and not {"error", "result"} & set(kinds):
         yield "was refused without an error"
     for message in told:
         yield from _message(case, message)

@@ -109,7 +109,7 @@ def options(draw):
             words.append(_harmless(action.option_strings, value))
     if draw.chance(0.1):
         words.append(draw.word())
-    names = ("given", "made", "--", command, *(word for word in words if len(word) > 2))
+    names = ("given", "made", "--", command, *(word if len(word) > 2 else f"{word}:" for word in words))
     return Case(draw.command(command, *needed, *words, *last), names, leaves=command == "train")
 
 
