@@ -13,11 +13,11 @@ from pathlib import Path
 
 # What cases import, so that none of them has to; an optimiser brings torch._dynamo along.
 IMPORTED = (
-    "numpy.fft numpy.random torch torch._dynamo torch.utils.data nibabel SimpleITK matplotlib.figure "
-    "matplotlib.backends.backend_agg GaborSegLib.data.heads GaborSegLib.data.packing GaborSegLib.model.export "
-    "GaborSegLib.evaluation.evaluation GaborSegLib.inference.segmenter GaborSegLib.training.processes "
-    "GaborSegLib.training.trainer"
-).split()
+    *("numpy.fft", "numpy.random", "torch", "torch._dynamo", "torch.utils.data", "nibabel", "SimpleITK"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "GaborSegLib.data.heads", "GaborSegLib.data.packing"),
+    *("GaborSegLib.evaluation.evaluation", "GaborSegLib.inference.segmenter", "GaborSegLib.model.export"),
+    *("GaborSegLib.training.processes", "GaborSegLib.training.trainer"),
+)
 SHOWN = 3  # complaints of a case
 # One thread: forking copies no others, and cases are alike however many cores there are.
 os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"})

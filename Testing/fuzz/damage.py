@@ -35,6 +35,7 @@ class Case:
         arguments: of `gaborseg`, a list of strings; paths are relative to the case's folder.
         names: texts of which an error's message has to hold one, by default the folders of inputs and of outputs.
         same_as: path of the whole scan whose voxels must be read from the damaged one, if it is read at all.
+        refused: there is no right result, so that it has to be refused.
         leaves: what was written stays after a refusal: results of other scans, a run that had begun.
         keeps: folder whose files may be renamed, but of which no content may be lost by a refusal.
     """
@@ -42,6 +43,7 @@ class Case:
     arguments: list
     names: tuple = ("given", "made")
     same_as: Path | None = None
+    refused: bool = False
     leaves: bool = False
     keeps: str | None = None
 

@@ -5,6 +5,7 @@ does ends with it. Linux only.
 """
 
 import atexit
+import csv
 import hashlib
 import json
 import os
@@ -54,8 +55,11 @@ def run_case(case, folder, program, seconds=SECONDS, mib=MIB):
         _child(case, folder, program)
     outcome = _wait(pid, folder, seconds, mib)
     complaints = [*_limits(outcome, seconds, mib), *_said(case, outcome), *_files(case, folder, before, outcome.status)]
+    complaints += _tables(folder / "made")
     if case.keeps and outcome.status and contents - _contents(folder / case.keeps):
         complaints.append(f"a refusal lost something that was in {case.keeps}")
+    if case.refused and outcome.status == 0:
+        complaints.append("was accepted, and has to be refused")
     if case.same_as and outcome.status == 0 and "OTHER VOXELS" in outcome.errors:
         complaints.append("damage was read as other voxels")
     return outcome, complaints
@@ -228,6 +232,16 @@ def _files(case, folder, before, status):
             yield f"left {name}"
         elif status and not case.leaves:
             yield f"left {name} after a refusal"
+
+
+def _tables(folder):
+    """What is wrong with the tables that were written: cells that a spreadsheet would run."""
+    for path in folder.rglob("*.csv"):
+        with open(path, newline="", encoding="utf-8") as file:
+            for cell in (cell for row in csv.reader(file) for cell in row):
+                if cell.startswith(("=", "+", "@", "\t", "\r")) or re.match("-(?![0-9.]|inf|nan)", cell):
+                    yield f"{path.name} has a cell that a spreadsheet would run: {cell[:50]!r}"
+                    return
 
 
 def _contents(folder):

@@ -9,7 +9,7 @@ from GaborSegLib.cli.main import build_parser
 from GaborSegLib.protocol import RECIPE_OPTIONS
 
 from .damage import NESTED, Case
-from .seeds import TABLE, TRAIN
+from .seeds import TRAIN
 from .weights import joined, read
 
 
@@ -39,17 +39,18 @@ def resume(draw):
             (draw.dump(draw.json(owner)), NESTED, "", "\x00", json.dumps({**owner, "command": "\x1b[31m"}))
         )
         (run / "run.lock").write_bytes(text.encode("utf-8", "surrogatepass"))
-    elif 0 < way < 0.9:
-        rows = TABLE.split("\n")
-        changed = [rows[0], *draw.random.sample(rows[1:4], 3)]
-        (data / "structures.csv").write_text(
-            "\n".join(changed) if draw.random.getrandbits(1) else TABLE.replace("10", "20 ", 1)
-        )
-    elif way:
+    elif 0 < way < 0.9:  # other structures by the same labels, or of other ids
+        table = data / "structures.csv"
+        changes = (("1,Shell", "1,Core"), ("2,Core", "2,Shell")), (("20-22", "20-21"),), (("3,Ball", "3,Bowl"),)
+        for old, new in draw.choice(changes):
+            table.write_text(table.read_text().replace(old, new))
+    elif way:  # scans or label maps by others' names
         one, other = draw.random.sample(sorted((data / draw.choice(("images", "labels"))).iterdir()), 2)
-        one.write_bytes(other.read_bytes())
+        first, second = one.read_bytes(), other.read_bytes()
+        one.write_bytes(second)
+        other.write_bytes(first)
     words = ["train", draw.relative(data), "-o", draw.relative(run), *TRAIN, "--resume"]
-    return Case(draw.command(*words), leaves=True, keeps="given/run")
+    return Case(draw.command(*words), refused=way >= 0.8, leaves=True, keeps="given/run")
 
 
 def recipe(draw):

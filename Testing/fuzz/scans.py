@@ -209,25 +209,50 @@ def mgh(draw):
     return segment(draw, path, same_as=draw.seeds / "scan.mgh" if stream and noticed else None)
 
 
-def _with_lines(draw, lines, absurd, name_of_file):
-    """Lines of a header with some replaced, added or damaged; `name_of_file` begins the one that names the voxels'."""
-    lines = list(lines)
-    if draw.chance(0.45):
-        for _ in range(draw.choice((1, 1, 2))):
-            line = draw.choice(absurd)
-            key = line.replace("=", ":").partition(":")[0].strip()
-            lines = [old for old in lines if not old.startswith(key)] if draw.random.random() < 0.8 else lines
-            lines.insert(draw.choice((1, len(lines) - 1)), line)
-    if draw.chance(0.25):
-        file = draw.choice((*PATTERNS, *FILES))
-        lines = [old for old in lines if not old.startswith(name_of_file.strip(" :="))] + [name_of_file + file]
-    text = "\n".join(lines)
-    return text.encode("utf-8", "surrogateescape") if draw.random.random() < 0.6 else draw.text(text)
+def _text_scan(draw, name, lines, absurd, key, data, detached, same):
+    """The case of a scan whose header is lines of text.
+
+    Args:
+        name: of the file without extension of the voxels' own, such as `scan.nhdr`.
+        lines: of the sound header.
+        absurd: lines that may take the place of others.
+        key: what the line that names the voxels' file begins with.
+        data: the voxels as they are stored, perhaps damaged.
+        detached: the voxels' own file, or None.
+        same: whether all of `data` has to be read as it was, if it is read.
+    """
+    plain, refused = draw.random.random() < 0.3, False
+    if not plain:
+        if draw.chance(0.45):
+            for _ in range(draw.choice((1, 1, 2))):
+                lines = _with_line(draw, lines, draw.choice(absurd))
+        if draw.chance(0.25):
+            lines = [line for line in lines if not line.startswith(key.strip(" :="))]
+            lines, refused = [*lines, key + draw.choice((*PATTERNS, *FILES))], True
+    header = "\n".join(lines)
+    if plain or draw.random.random() < 0.6:
+        header = header.encode("utf-8", "surrogateescape")
+    else:
+        header, refused = draw.text(header), False
+    path = draw.given / name
+    end = b"\n\n" if name.startswith("scan.n") else b"\n"
+    path.write_bytes(header + end + (b"" if detached else data))
+    if detached:
+        detached.write_bytes(data)
+        if draw.chance(0.15):
+            draw.other_file(detached)
+        if draw.chance(0.3):
+            os.mkfifo(draw.given / "fifo.raw")
+    return segment(draw, path, same_as=draw.seeds / "scan.nrrd" if same and plain else None, refused=refused)
 
 
-def _fifo(draw):
-    if draw.chance(0.3):
-        os.mkfifo(draw.given / "fifo.raw")
+def _with_line(draw, lines, line):
+    """Lines with one more, mostly in the place of those that say the same."""
+    key = line.replace("=", ":").partition(":")[0].strip()
+    if draw.random.random() < 0.8:
+        lines = [old for old in lines if not old.startswith(key)]
+    place = draw.choice((1, len(lines) - 1))
+    return [*lines[:place], line, *lines[place:]]
 
 
 def nrrd(draw):
@@ -257,16 +282,9 @@ def nrrd(draw):
     lines += [f"data file: {name}"] * detached
     if draw.chance(0.05):
         lines += [f"key{i}:={i}" for i in range(1_000_000)]
-    plain = draw.random.random() < 0.3
-    header = "\n".join(lines).encode() if plain else _with_lines(draw, lines, NRRD_LINES, "data file: ")
-    path = draw.given / ("scan.nhdr" if detached else "scan.nrrd")
-    path.write_bytes(header + b"\n\n" + b"" * detached + (b"" if detached else data))
-    if detached:
-        (draw.given / name).write_bytes(data)
-        if draw.chance(0.15):
-            draw.other_file(draw.given / name)
-        _fifo(draw)
-    return segment(draw, path, same_as=draw.seeds / "scan.nrrd" if same and plain else None)
+    own = draw.given / name if detached else None
+    name = "scan.nhdr" if detached else "scan.nrrd"
+    return _text_scan(draw, name, lines, NRRD_LINES, "data file: ", data, own, same)
 
 
 def meta(draw):
@@ -284,18 +302,11 @@ def meta(draw):
     ]
     lines += [f"ElementSpacing = {SPACING} {SPACING} {SPACING}", f"DimSize = {' '.join(map(str, SHAPE))}"]
     lines += ["ElementType = MET_SHORT", f"ElementDataFile = {name}"]
-    plain = draw.random.random() < 0.3
-    header = "\n".join(lines).encode() if plain else _with_lines(draw, lines, META_LINES, "ElementDataFile = ")
-    path = draw.given / ("scan.mhd" if detached else "scan.mha")
     if not packed and draw.chance(0.3):
         data = draw.bytes(data)
-    path.write_bytes(header + b"\n" + (b"" if detached else data))
-    if detached:
-        (draw.given / name).write_bytes(data)
-        if draw.chance(0.15):
-            draw.other_file(draw.given / name)
-        _fifo(draw)
-    return segment(draw, path, same_as=draw.seeds / "scan.nrrd" if same and plain else None)
+    own = draw.given / name if detached else None
+    name = "scan.mhd" if detached else "scan.mha"
+    return _text_scan(draw, name, lines, META_LINES, "ElementDataFile = ", data, own, same)
 
 
 def _elements(data):
@@ -312,25 +323,27 @@ def _elements(data):
 
 
 def _dicom_file(draw, data):
-    """A DICOM file with one of its elements rewritten, or its bytes damaged."""
+    """(a DICOM file with one of its elements rewritten or its bytes damaged, whether it has too few pixels then)."""
     way = draw.random.random()
     if draw.sound or way < 0.3:
-        return draw.bytes(data)
+        return draw.bytes(data), False
     tag, place, value, length = draw.choice(_elements(data))
     if way < 0.4:  # a length that is not so
-        return data[: value - 2] + struct.pack("<H", int(draw.random.choice((0, 1, length + 2, 65535)))) + data[value:]
+        wrong = draw.random.choice((0, 1, length + 2, 65535)) % 65536
+        return data[: value - 2] + struct.pack("<H", wrong) + data[value:], False
     if way < 0.5:
-        return data[:place] + data[value + length :]
+        return data[:place] + data[value + length :], tag == "7fe00010"
     if way < 0.6:
         item = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
-        return data[:place] + item * draw.choice((1, 50, 100_000)) + data[place:]
-    if length in (2, 4) and tag.startswith("0028") and way < 0.85:  # rows, columns, bits
+        return data[:place] + item * draw.choice((1, 50, 100_000)) + data[place:], False
+    if length == 2 and tag.startswith("0028") and way < 0.85:  # rows, columns, bits
         number = draw.random.choice((0, 1, 2, 19, 255, 65535))
-        return data[:value] + struct.pack("<H", number) + data[value + 2 :]
+        more = tag in ("00280010", "00280011") and number > max(SHAPE)
+        return data[:value] + struct.pack("<H", number) + data[value + 2 :], more
     text = "\\".join(str(draw.choice((draw.number, draw.word))()) for _ in range(draw.random.choice((1, 2, 3, 6))))
     text = text.encode("utf-8", "surrogatepass")[:60000]
     text += b" " * (len(text) % 2)
-    return data[: value - 2] + struct.pack("<H", len(text)) + text + data[value + length :]
+    return data[: value - 2] + struct.pack("<H", len(text)) + text + data[value + length :], False
 
 
 def dicom(draw):
@@ -338,18 +351,23 @@ def dicom(draw):
     folder = draw.copy("dicom", "scan")
     files = sorted(folder.iterdir())
     chosen = [files[0], files[-1], draw.choice(files)]
+    refused = False
     for file in files if draw.chance(0.15) else [draw.choice(chosen)]:
-        file.write_bytes(_dicom_file(draw, file.read_bytes()))
+        data, short = _dicom_file(draw, file.read_bytes())
+        file.write_bytes(data)
+        refused |= short
     if draw.chance(0.1):
         draw.other_file(draw.choice(chosen))
+        refused = False
     elif draw.chance(0.1):
         draw.choice(files).unlink()
+        refused = False
     if draw.chance(0.1):
         draw.copy("scan.nii.gz", "scan/more.nii.gz")
     if draw.chance(0.05):
         draw.copy(f"dicom/{draw.choice(files).name}", "scan/again.dcm")
     path = folder if draw.random.random() < 0.8 or not files[0].exists() else files[0]
-    return segment(draw, path, "scan")
+    return segment(draw, path, "scan", refused=refused)
 
 
 def place(draw):
@@ -415,7 +433,8 @@ def outputs(draw):
         scans, output = [*scans, draw.relative(bad), draw.relative(draw.copy("scan.mgz", "last.mgz"))], "made"
     weights = draw.relative(draw.copy("tiny.safetensors"))
     words = ["segment", *scans, "--weights", weights, "--device", "cpu", "--no-mirror", "-o", output, *more]
-    return Case(draw.command(*words), ("bad",) if way == 4 else ("scan", "made", "given", output), leaves=way == 4)
+    names = ("bad",) if way == 4 else ("scan", "made", "given", output)
+    return Case(draw.command(*words), names, leaves=way == 4, refused=way in (1, 2))
 
 
 KINDS = (nifti, mgh, nrrd, meta, dicom, place, outputs)

@@ -65,14 +65,14 @@ def _card(draw, header, body):
 
 
 def _numbers(draw, header, body):
-    """NaN or infinite weights with the right checksum."""
+    """(a file with NaN, infinite or very large weights and the right checksum, whether some are no numbers)."""
     values = np.frombuffer(body, "<f2").copy()
-    first = draw.random.randrange(len(values))
-    values[first : first + draw.choice((1, 100, len(values)))] = draw.choice((np.nan, np.inf, -np.inf, 65504))
+    first, number = draw.random.randrange(len(values)), draw.choice((np.nan, np.inf, -np.inf, 65504))
+    values[first : first + draw.choice((1, 100, len(values)))] = number
     body = values.tobytes()
     card = json.loads(header["__metadata__"]["gaborseg"])
     header["__metadata__"]["gaborseg"] = json.dumps({**card, "sha256": checksum(header, body)})
-    return joined(header, body)
+    return joined(header, body), not np.isfinite(number)
 
 
 def _other(draw):
@@ -92,6 +92,7 @@ def weights(draw):
     path = draw.copy(draw.choice(("tiny.safetensors", "balls.safetensors")), "weights.safetensors")
     data = path.read_bytes()
     header, body = read(data)
+    refused = False
     way = draw.random.random()
     if way < 0.25 or draw.sound:
         data = draw.bytes(data)
@@ -100,13 +101,15 @@ def weights(draw):
     elif way < 0.75:
         data = _card(draw, header, body)
     elif way < 0.85:
-        data = _numbers(draw, header, body)
+        data, refused = _numbers(draw, header, body)
     elif way < 0.9:
         data = _other(draw)
     path.write_bytes(data)
     if way >= 0.9:
         draw.other_file(path)
-    return _use(draw, path)
+    case = _use(draw, path)
+    case.refused = refused and case.arguments[0] != "info"  # which reads the card alone
+    return case
 
 
 def _use(draw, path):

@@ -24,6 +24,7 @@ FAULTS = {
     "open(tempfile.mkstemp()[1], 'w'); return 0": "left temporary/",
     "open('made/.partial-1', 'w'); return 0": "left made/.partial-1",
     "open('made/x', 'w'); return tell('scan: bad')": "left made/x after a refusal",
+    "open('made/x.csv', 'w').write('a,=1'); print('done'); return 0": "a spreadsheet would run",
     "return tell('something is bad')": "names none of",
     "return tell('scan: \\x1b[31mbad')": "control characters",
     "print('scan: bad', file=sys.stderr); return 2": "neither a warning nor an error",
