@@ -143,8 +143,8 @@ class Draw:
         data = bytearray(data)
         for _ in range(0 if self.sound else self.choice((1, 1, 2, 3))):
             offset, count, kind = fields[self.choice(fields)]
-            data_offset = offset + self.random.randrange(count) * struct.calcsize(kind)
-            struct.pack_into(order + kind, data, data_offset, self._fitting(kind))
+            place = offset + self.random.randrange(count) * struct.calcsize(kind)
+            struct.pack_into(order + kind, data, place, self._fitting(kind))
         return bytes(data)
 
     def _fitting(self, kind):

@@ -215,7 +215,7 @@ def packed(draw):
         chosen = "index.json" if way < 0.4 else draw.choice(members)
         members[chosen] = _member(draw, chosen, members[chosen])
         if draw.chance(0.1):
-            members[draw.choice(("../out.npy", "/abs.npy", "index.json\x00", "0.image.npy "))] = b"x"
+            members[draw.choice(("../out.npy", "/abs.npy", "0.image.npy ", "x" * 5000))] = b"x"
         if draw.chance(0.05):
             members[chosen] = bytes(300 << 20)
         if draw.chance(0.1):

@@ -81,7 +81,7 @@ def recipe(draw):
 COMMANDS = {
     "segment": (("given/scan.nii.gz", "--weights", "given/tiny.safetensors", "-o", "made"), ("--device", "cpu")),
     "check": (("given/scan.nii.gz", "--weights", "given/tiny.safetensors"), ()),
-    "train": (("given/data", "-o", "made/run", *TRAIN, "--validation-share", "0.1"), ("--epochs", "1")),
+    "train": (("given/data", "-o", "made/run", *TRAIN), ("--epochs", "1")),
     "data": (("given/data",), ()),
     "pack": (("given/data", "-o", "made/p.zip", "--grid-size", "16"), ()),
     "evaluate": (("given/balls.safetensors", "given/data", "-o", "made"), ()),
@@ -110,7 +110,8 @@ def options(draw):
             words.append(_harmless(action.option_strings, value))
     if draw.chance(0.1):
         words.append(draw.word())
-    names = ("given", "made", "--", command, *(word if len(word) > 2 else f"{word}:" for word in words))
+    words_told = (word if len(word) > 2 else f"{word}:" for word in words)
+    names = ("given", "made", "--", command, "unrecognized arguments", *words_told)
     return Case(draw.command(command, *needed, *words, *last), names, leaves=command == "train")
 
 

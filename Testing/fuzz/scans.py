@@ -25,7 +25,6 @@ NIFTI = {
     "quaternion": (256, 6, "f"),
     "srow": (280, 12, "f"),
     "magic": (344, 4, "B"),
-    "extension": (348, 4, "B"),
 }
 NIFTI2 = {
     "sizeof_hdr": (0, 1, "i"),

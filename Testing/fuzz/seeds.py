@@ -12,7 +12,7 @@ TABLE = "label,structure,source_ids\n1,Shell,10\n2,Core,20-22\n3,Ball,30 31\n"
 # What a run is made with, and has to be resumed with.
 TRAIN = (
     *("--epochs", "2", "--grid-size", "16", "--base-channels", "4", "--gabor-kernel-size", "3", "--variant", "mixed"),
-    *("--augmentation", "none", "--validation", "s3", "--device", "cpu", "--threads", "1"),
+    *("--augmentation", "none", "--validation-share", "0.25", "--device", "cpu", "--threads", "1"),
 )
 
 
