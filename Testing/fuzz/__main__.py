@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("-n", type=int, default=100, metavar="N", help="cases (default: 100)")
     parser.add_argument("--case", type=int, metavar="NUMBER", help="this case alone")
-    parser.add_argument("--kind", metavar="KIND", help="cases of one kind alone")
+    parser.add_argument("--kind", metavar="KIND,KIND", help="cases of these kinds alone")
     parser.add_argument("--keep", metavar="DIR", help="folder that the cases that fail are moved to")
     parser.add_argument("--seconds", type=float, default=60, help="that a case may take (default: 60)")
     options = parser.parse_args()
@@ -58,7 +58,7 @@ class Fuzzer:
         options, began = self.options, time.monotonic()
         numbers = range(options.n) if options.case is None else [options.case]
         if options.kind:
-            numbers = [i for i in numbers if self._kind(i).__name__ == options.kind]
+            numbers = [i for i in numbers if self._kind(i).__name__ in options.kind.split(",")]
         for number in numbers:
             self.run_one(number)
         count, failed = len(numbers), sum(self.failures.values())
