@@ -16,7 +16,7 @@ test: .venv/.test
 test-fast: .venv/.test
 	.venv/bin/python -m pytest -m "not (processes or real or slow)"
 
-# Damaged and absurd inputs, see Testing/fuzz/README.md: 2 to 4 a second.
+# Damaged, absurd and hostile inputs, see Testing/fuzz/README.md.
 fuzz: .venv/.test
 	.venv/bin/python -m Testing.fuzz --seed $(or $(SEED),0) -n $(or $(N),100) $(if $(KEEP),--keep "$(KEEP)")
 
