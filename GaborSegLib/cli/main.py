@@ -11,7 +11,7 @@ import sys
 from .. import __doc__ as description
 from .. import __version__
 from ..protocol import printable
-from . import data, demo, environment, evaluate, segment, train, weights
+from . import cohort, data, demo, environment, evaluate, segment, train, weights
 from .status import run_command
 
 
@@ -47,6 +47,8 @@ def build_parser():
         add_arguments(added)
 
     command("segment", segment.add_arguments, segment.run)
+    command("cohort", cohort.add_arguments, cohort.run)
+    command("bids", cohort.add_bids_arguments, cohort.run_bids)
     command("train", train.add_arguments, train.run)
     command("data", data.add_arguments, data.run)
     command("pack", data.add_pack_arguments, data.run_pack)

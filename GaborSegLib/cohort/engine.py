@@ -1,0 +1,118 @@
+"""A cohort's scans over many processes and machines, by Dask's `distributed`.
+
+Nothing depends on the scheduler's memory: what is done stands in files (`record.py`), and a run that is started again
+does the rest.
+"""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ..environment import environment
+from ..errors import GaborSegError
+from ..protocol import PROGRESS, WARNING
+from .record import is_done, write_failure
+from .work import segment_alone, segment_item
+
+# Of a worker with the bundled weights on one thread, measured (docs/speed.md).
+WORKER_MIB = 2600
+# A scan whose worker died is tried again so often in a process of its own; more than once only if the worker died
+# again, and not that process: then it was not the scan.
+TRIES = 5
+STAGE = "Segmenting"
+
+
+@dataclass
+class Outcome:
+    """What a run came to: ids of scans that were done before, are done now, and why others failed."""
+
+    before: list = field(default_factory=list)
+    done: list = field(default_factory=list)
+    failed: dict = field(default_factory=dict)
+
+
+def workers_that_fit(threads):
+    """How many workers this machine has cores and memory for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    free = environment()["devices"][0]["free_mib"]
+    return max(1, min(cores // threads, free // WORKER_MIB if free else cores))
+
+
+@contextmanager
+def local_cluster(workers, threads):
+    """Context that gives a client of so many processes on this machine."""
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        memory_limit=0,
+        worker_dashboard_address=None,
+    ) as cluster, Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def scheduler_at(address):
+    """Context that gives a client of a cluster that is running."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout="20s")
+    except OSError as error:
+        raise GaborSegError(f"{address}: no Dask scheduler answers there; start one with: dask scheduler") from error
+    with client:
+        yield client
+
+
+def segment_all(items, output, settings, client, report):
+    """Segment what is not done; returns the `Outcome`.
+
+    One task is one scan, which takes seconds, so that a scheduler's millisecond does not matter and a worker that dies
+    takes one scan with it. A scan that fails is recorded, and the others go on.
+    """
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    outcome, todo = Outcome(), []
+    for item in items:
+        (outcome.before if is_done(output, item, settings) else todo).append(item)
+    outcome.before = [item.id for item in outcome.before]
+    resources = {"GPU": 1} if settings.device.startswith("cuda") else None
+
+    def submit(item, tried):
+        work = segment_alone if tried else segment_item
+        future = client.submit(work, item, str(output), settings, pure=False, resources=resources)
+        waiting[future] = item, tried
+        return future
+
+    waiting = {}
+    completed = as_completed([submit(item, 0) for item in todo], raise_errors=False)
+    _tell(report, outcome, len(items))
+    for future in completed:
+        item, tried = waiting.pop(future)
+        if future.status == "error" and isinstance(future.exception(), KilledWorker) and tried < TRIES:
+            report({"event": WARNING, "message": f"{item.path}: its worker died; it is tried once more by itself"})
+            completed.add(submit(item, tried + 1))
+            continue
+        reason = future.result() if future.status == "finished" else _reason(item, future)
+        if reason is None:
+            outcome.done.append(item.id)
+        else:
+            outcome.failed[item.id] = reason
+            write_failure(output, item, reason)
+            report({"event": WARNING, "message": reason, "scan": str(item.path)})
+        _tell(report, outcome, len(items))
+    return outcome
+
+
+def _reason(item, future):
+    error = future.exception() if future.status == "error" else "cancelled"
+    return f"{item.path}: {type(error).__name__}: {error}"
+
+
+def _tell(report, outcome, total):
+    done = len(outcome.before) + len(outcome.done) + len(outcome.failed)
+    report({"event": PROGRESS, "stage": STAGE, "done": done, "total": total, "failed": len(outcome.failed)})

@@ -1,0 +1,137 @@
+"""A cohort's results in one table, and the scans that stand out in it."""
+
+import csv
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..files import replacing
+from .record import read_failure, read_record
+
+TABLE, MEANINGS = "group_volumes.tsv", "group_volumes.json"
+# Standard deviations from the median, robustly estimated, beyond which a value stands out; Iglewicz and Hoaglin (1993)
+# name 3.5.
+STANDS_OUT = 3.5
+# With fewer scans a median and the spread around it say little.
+FEWEST = 8
+# 1.4826 times the median absolute deviation is the standard deviation of normally distributed values.
+MAD_TO_SD = 1.4826
+
+
+@dataclass
+class Row:
+    """A scan of the group.
+
+    Args:
+        item: the `Item`.
+        record: what its sidecar has under `GaborSeg`; empty if it failed or is not done.
+        failure: why it failed, or None.
+        z: dictionary from structure to its robust z.
+        reasons: why it is worth a look, in words.
+    """
+
+    item: object
+    record: dict
+    failure: str | None = None
+    z: dict = field(default_factory=dict)
+    reasons: list = field(default_factory=list)
+
+    @property
+    def volumes(self):
+        return self.record.get("VolumesMl", {})
+
+    @property
+    def quality(self):
+        """The mean over the structures, NaN if there is none."""
+        values = self.record.get("Quality", {}).values()
+        return statistics.fmean(values) if values else float("nan")
+
+
+def read_group(items, output, variant):
+    """The rows of a cohort's items, with robust z and reasons; structures in the order of the records."""
+    rows = []
+    for item in items:
+        record = read_record(output, item, variant)
+        failure = read_failure(output, item)
+        rows.append(Row(item, record["GaborSeg"] if record and not failure else {}, failure))
+    done = [row for row in rows if row.record]
+    for name in structures_of(rows):
+        for row, z in zip(done, robust_z([row.volumes.get(name) for row in done])):
+            row.z[name] = z
+    quality = robust_z([row.quality for row in done])
+    for row, z in zip(done, quality):
+        row.reasons = reasons(row, z)
+    return rows
+
+
+def structures_of(rows):
+    return list(dict.fromkeys(name for row in rows for name in row.volumes))
+
+
+def robust_z(values):
+    """How many standard deviations each value is from the median, both estimated robustly; None where it is not known.
+
+    The standard deviation is 1.4826 times the median absolute deviation.
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < FEWEST:
+        return [None] * len(values)
+    median = statistics.median(known)
+    spread = MAD_TO_SD * statistics.median(abs(value - median) for value in known)
+    if not spread:
+        return [None] * len(values)
+    return [None if value is None else (value - median) / spread for value in values]
+
+
+def reasons(row, quality_z):
+    """Why a scan is worth a look, in words."""
+    found = []
+    if quality_z is not None and quality_z < -STANDS_OUT:
+        found.append(f"its quality, {row.quality:.2f}, is far below that of the others")
+    for name, z in row.z.items():
+        if z is not None and abs(z) > STANDS_OUT:
+            how = "larger" if z > 0 else "smaller"
+            found.append(f"{name} is {how} than in the others: {row.volumes[name]:.2f} mL, robust z {z:+.1f}")
+    found += row.record.get("Warnings", [])
+    return found
+
+
+def write_group(rows, output):
+    """Write the table of all scans, and what its columns mean."""
+    names = structures_of(rows)
+    columns = {
+        "scan": {"Description": "what the scan is called"},
+        "participant_id": {"Description": "subject, of a BIDS data set"},
+        "session_id": {"Description": "session, of a BIDS data set"},
+        "status": {"Description": "done or failed, or missing where nothing was tried yet"},
+        "quality": {"Description": "mean over the structures of how far the network trusts its result, 0 to 1"},
+        "reasons": {"Description": "why the scan is worth a look, or why it failed"},
+        **{f"{name} mL": {"Description": f"volume of {name}", "Units": "mL"} for name in names},
+        **{
+            f"{name} z": {"Description": f"robust z of the volume of {name} in this group: distance from the median, in "
+                          "units of 1.4826 times the median absolute deviation"}
+            for name in names
+        },
+    }  # fmt: skip
+    with replacing(Path(output) / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([*_facts(row), *_numbers(row, names)])
+    with replacing(Path(output) / MEANINGS) as temporary:
+        temporary.write_text(json.dumps(columns, indent=2) + "\n", encoding="utf-8")
+
+
+def _facts(row):
+    status = "failed" if row.failure else "done" if row.record else "missing"
+    quality = f"{row.quality:.4f}" if row.record else "n/a"
+    told = [row.failure] if row.failure else row.reasons
+    item = row.item
+    return [item.id, item.subject or "n/a", item.session or "n/a", status, quality, "; ".join(told) or "n/a"]
+
+
+def _numbers(row, names):
+    volumes = [f"{row.volumes[name]:.4f}" if name in row.volumes else "n/a" for name in names]
+    z = [row.z.get(name) for name in names]
+    return [*volumes, *("n/a" if value is None else f"{value:.2f}" for value in z)]
