@@ -50,7 +50,6 @@ def run(options, report):
 def run_bids(options, report):
     """Segment a BIDS data set into BIDS derivatives, as a BIDS App."""
     from ..cohort.bids import find_bids, read_filter, write_dataset
-    from ..cohort.engine import structures_and_codes
 
     wanted = read_filter(options.bids_filter_file) if options.bids_filter_file else {}
     items = find_bids(options.input, options.participant_label, options.session_label, wanted)
@@ -59,7 +58,6 @@ def run_bids(options, report):
         return DONE
     status = _segment(items, options, report)
     write_dataset(options.output, options.input, options.weights)
-    del structures_and_codes
     return status
 
 
@@ -100,9 +98,14 @@ def _settings(options):
 
 
 def _group(items, options, report):
-    from ..cohort.group import read_group, write_group
+    from ..cohort.group import TABLE, read_group, write_group
+    from ..cohort.report import REPORT, write_report
 
-    rows = read_group(items, options.output, _settings(options).variant)
+    variant = _settings(options).variant
+    rows = read_group(items, options.output, variant)
     if not any(row.record for row in rows):
         raise GaborSegError(f"{options.output}: has no results yet; segment scans into it first")
     write_group(rows, options.output)
+    write_report(rows, options.output, variant, f"Brain structures in {Path(options.input).resolve().name}")
+    if not options.json:
+        print(f"wrote {Path(options.output) / TABLE} and {Path(options.output) / REPORT}")

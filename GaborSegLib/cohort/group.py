@@ -38,6 +38,11 @@ class Row:
     reasons: list = field(default_factory=list)
 
     @property
+    def status(self):
+        """`done`, `failed`, or `missing` where nothing was tried yet."""
+        return "failed" if self.failure else "done" if self.record else "missing"
+
+    @property
     def volumes(self):
         return self.record.get("VolumesMl", {})
 
@@ -124,11 +129,10 @@ def write_group(rows, output):
 
 
 def _facts(row):
-    status = "failed" if row.failure else "done" if row.record else "missing"
     quality = f"{row.quality:.4f}" if row.record else "n/a"
     told = [row.failure] if row.failure else row.reasons
     item = row.item
-    return [item.id, item.subject or "n/a", item.session or "n/a", status, quality, "; ".join(told) or "n/a"]
+    return [item.id, item.subject or "n/a", item.session or "n/a", row.status, quality, "; ".join(told) or "n/a"]
 
 
 def _numbers(row, names):

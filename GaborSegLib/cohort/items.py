@@ -38,7 +38,9 @@ class Item:
     uri: str = ""
 
     def file(self, kind, variant):
-        """The path, relative to the output, of a result: `labels`, `sidecar`, `volumes` or `overview`."""
+        """The path, relative to the output, of a result: `labels`, `sidecar`, `volumes`, `overview` or `thumbnail`."""
+        if kind == "thumbnail":
+            return Path("thumbnails") / f"{self.id}.png"
         if self.uri:
             name = {
                 "labels": f"{self.id}_{SEGMENTATION}_desc-{variant}_dseg.nii.gz",

@@ -10,8 +10,8 @@ from ..errors import GaborSegError
 from ..protocol import WARNING
 from .record import source_of, write_record
 
-# Results of a scan, and whether they are pictures.
-KINDS = ("labels", "volumes", "overview")
+# Results of a scan, beside its record; the last only if it is asked for.
+KINDS = ("labels", "volumes", "thumbnail", "overview")
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,14 @@ def _segment(item, output, settings):
     warnings = []
     source = source_of(item.path)
     from ..inference.segmenter import read_scan
+    from ..report.overview import write_thumbnail
 
     image = read_scan(item.path)
     segmentation = segmenter.segment(image, lambda event: _keep_warning(event, warnings))
     files = {kind: item.file(kind, settings.variant) for kind in KINDS if kind != "overview" or settings.overview}
     segmentation.save(output / files["labels"])
     write_morph(output / files["volumes"], segmentation)
+    write_thumbnail(output / files["thumbnail"], image.array, segmentation.labels, image.affine, segmentation.structures)
     if settings.overview:
         segmentation.save_overview(output / files["overview"], image, item.id)
     record = record_of(item, settings, source, segmentation, warnings)
@@ -80,6 +82,9 @@ def _keep_warning(event, warnings):
 
 @lru_cache(maxsize=1)
 def _segmenter(weights, device, mirror, threads):
+    from ..environment import keep_freed_memory
+
+    keep_freed_memory()
     import torch
 
     from ..inference.segmenter import Segmenter

@@ -54,6 +54,30 @@ def write_overview(path, scan_array, labels, affine, structures, title, caption,
         canvas.print_png(str(temporary))
 
 
+def write_thumbnail(path, scan_array, labels, affine, structures, edge=160):
+    """Write a small PNG of (3 edge x edge) pixels: the middle axial, coronal and sagittal slice, with the structures.
+
+    Arguments as for `write_overview`; raises `OutputError` if the file cannot be written.
+    """
+    from matplotlib.image import imsave
+
+    scan, labels, affine = _canonical(scan_array, labels, affine)
+    spacing = nibabel.affines.voxel_sizes(affine)
+    crop = _region(labels, spacing)
+    grey = _grey(scan, labels, crop)
+    scale = edge / max(size * (part.stop - part.start) for size, part in zip(spacing, crop))
+    canvas = np.zeros((edge, 3 * edge, 3), dtype=np.float32)
+    for place, (axis, *_) in enumerate(PLANES):
+        window = tuple((part.start + part.stop) // 2 if a == axis else part for a, part in enumerate(crop))
+        columns, rows = (scale * spacing[a] * (crop[a].stop - crop[a].start) for a in range(3) if a != axis)
+        picture = _overlaid(grey[window][::-1, ::-1].T, labels[window][::-1, ::-1].T, rows / 2, columns / 2, structures)
+        height, width = min(picture.shape[0], edge), min(picture.shape[1], edge)
+        top, left = (edge - height) // 2, place * edge + (edge - width) // 2
+        canvas[top : top + height, left : left + width] = picture[:height, :width].clip(0, 1)
+    with replacing(path) as temporary:
+        imsave(temporary, canvas, format="png")
+
+
 # Slices
 
 
