@@ -8,7 +8,9 @@ from .arguments import WEIGHTS, at_least
 
 
 def add_arguments(parser):
-    parser.add_argument("input", metavar="IN", help="a folder of scans, a CSV with the column image, or a BIDS data set")
+    parser.add_argument(
+        "input", metavar="IN", help="a folder of scans, a CSV with the column image, or a BIDS data set"
+    )
     parser.add_argument("output", metavar="OUT", help="folder for the results; a run that is begun there goes on")
     _add_work(parser)
 
@@ -34,7 +36,10 @@ def _add_work(parser):
     parser.add_argument("--workers", "--n-cpus", type=at_least(1), metavar="N", help="processes (default: what fits)")
     parser.add_argument("--threads", type=at_least(1), default=1, help="of each process (default: 1, which is fastest)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the workers (default: cpu)")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running: tcp://host:8786")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running: tcp://host:8786")
+    where.add_argument("--slurm", metavar="OPTIONS", help="options of sbatch for each worker: partition=short,mem=4GB")
+    parser.add_argument("--jobs", type=at_least(1), default=4, metavar="N", help="workers in Slurm (default: 4)")
 
 
 def run(options, report):
@@ -50,6 +55,9 @@ def run(options, report):
 def run_bids(options, report):
     """Segment a BIDS data set into BIDS derivatives, as a BIDS App."""
     from ..cohort.bids import find_bids, read_filter, write_dataset
+    from ..inference.segmenter import weights_path
+    from ..model.weights import read_card
+    from ..structures import named_structures
 
     wanted = read_filter(options.bids_filter_file) if options.bids_filter_file else {}
     items = find_bids(options.input, options.participant_label, options.session_label, wanted)
@@ -57,18 +65,16 @@ def run_bids(options, report):
         _group(items, options, report)
         return DONE
     status = _segment(items, options, report)
-    write_dataset(options.output, options.input, options.weights)
+    names = read_card(weights_path(options.weights))["structures"]
+    write_dataset(options.output, options.input, options.weights, named_structures(names))
     return status
 
 
 def _segment(items, options, report):
-    from ..cohort.engine import local_cluster, scheduler_at, segment_all, workers_that_fit
+    from ..cohort.engine import output_of, segment_all
 
     settings = _settings(options)
-    output = Path(options.output).absolute()
-    workers = options.workers or workers_that_fit(options.threads)
-    cluster = scheduler_at(options.scheduler) if options.scheduler else local_cluster(workers, options.threads)
-    with cluster as client:
+    with output_of(Path(options.output).absolute()) as output, _cluster(options) as client:
         outcome = segment_all(items, output, settings, client, report)
     if options.json:
         report({"event": RESULT, "before": outcome.before, "done": outcome.done, "failed": outcome.failed})
@@ -77,6 +83,16 @@ def _segment(items, options, report):
         before = f", {len(outcome.before)} were done before" if outcome.before else ""
         print(f"{output}: {len(outcome.done)} scans segmented{before}, {len(outcome.failed)} failed")
     return REFUSED if outcome.failed else DONE
+
+
+def _cluster(options):
+    from ..cohort.engine import local_cluster, scheduler_at, slurm_cluster, workers_that_fit
+
+    if options.scheduler:
+        return scheduler_at(options.scheduler)
+    if options.slurm:
+        return slurm_cluster(options.slurm, options.jobs, options.threads)
+    return local_cluster(options.workers or workers_that_fit(options.threads), options.threads)
 
 
 def _settings(options):

@@ -11,12 +11,27 @@ from pathlib import Path
 from .. import __version__
 from ..errors import DataError
 from ..files import replacing
+from ..structures import resource_path
 from .items import Item
 
 VERSION = "1.10.0"
 SCAN_NAME = re.compile(r"(?P<entities>sub-[0-9a-zA-Z+]+(?:_[a-zA-Z]+-[0-9a-zA-Z+]+)*)_T1w\.nii(?:\.gz)?")
-# What a validator need not look at in a folder of results.
-IGNORED = "*.html\nlogs/\nsub-*/figures/\nthumbnails/\ngroup_*\n"
+# What the validator is to leave out: pictures, reports, and volumes, for which BIDS has no name of its own yet.
+IGNORED = "*.html\nlogs\nfigures\nthumbnails\ngroup_*\n*_morph.tsv\nrun.lock\n"
+# The tissue of each structure in BIDS's own list (Derivatives, "Standard"): what other tools know these numbers by.
+MAPPING = {
+    "Cerebral white": 2,
+    **dict.fromkeys(("3rd ventricle", "4th ventricle", "Inf. lateral vent.", "Lateral ventricle"), 3),
+    "Cerebral grey": 8,
+    **dict.fromkeys(("Accumbens", "Amygdala", "Caudate", "Hippocampus", "Pallidum", "Putamen", "Thalamus"), 9),
+    "Brainstem": 10,
+    **dict.fromkeys(("CVL I-V", "CVL VI-VII", "CVL VIII-X", "Cerebellar grey", "Cerebellar white"), 11),
+}
+COLUMNS = {
+    "Description": "Brain structures by GaborSeg",
+    "SpatialReference": "orig",
+    "snomed_ct": {"Description": "code of the structure in SNOMED CT"},
+}
 
 
 def find_bids(folder, participants=(), sessions=(), wanted=None):
@@ -64,7 +79,12 @@ _SHORT = {
     "ceagent": "ce",
 }
 # Of a filter file: what is true of every scan that is looked for, or no part of a name.
-_KNOWN = {"datatype": "anat", "suffix": "T1w", "extension": (".nii", ".nii.gz"), "scope": "raw"}
+_KNOWN = {
+    "datatype": ["anat"],
+    "suffix": ["T1w"],
+    "extension": [".nii", ".nii.gz", [".nii", ".nii.gz"], [".nii.gz", ".nii"]],
+    "scope": ["raw"],
+}
 
 
 def read_filter(path):
@@ -80,7 +100,7 @@ def read_filter(path):
         raise DataError(f'{path}: cannot be read as a BIDS filter file ({error}); wanted {{"t1w": {{...}}}}') from error
     for key in _KNOWN.keys() & wanted.keys():
         value = wanted.pop(key)
-        if not {value} <= {_KNOWN[key], *_KNOWN[key]} if isinstance(value, str) else True:
+        if value not in _KNOWN[key]:
             raise DataError(f"{path}: got {key} {value}; GaborSeg segments T1w scans of anat alone")
     return wanted
 
@@ -112,13 +132,14 @@ def _some(labels, key):
     return ", ".join(f"{key}-{label}" for label in labels[:8]) + more if labels else "none"
 
 
-def write_dataset(output, source, weights):
+def write_dataset(output, source, weights, structures):
     """Write what a derivatives data set has at its root: description, `dseg.tsv`, what validators are to leave out.
 
     Args:
         output: folder of results.
         source: folder of the BIDS data set.
-        weights: dictionary: file, sha256 and variant of the weights, for the description.
+        weights: what they are called, for the description.
+        structures: list of `Structure`.
     """
     output, source = Path(output).absolute(), Path(source).absolute()
     description = {
@@ -133,6 +154,8 @@ def write_dataset(output, source, weights):
     _write(output / "dataset_description.json", json.dumps(description, indent=2) + "\n")
     _write(output / ".bidsignore", IGNORED)
     _write(output / "README.md", README)
+    write_structures(output / "dseg.tsv", structures)
+    _write(output / "dseg.json", json.dumps(COLUMNS, indent=2) + "\n")
 
 
 README = """# Brain structures by GaborSeg
@@ -143,20 +166,24 @@ For research, not for diagnosis.
 """
 
 
-def write_structures(output, structures, codes):
-    """Write `dseg.tsv`: what the numbers of a label map mean.
-
-    Args:
-        output: folder of results.
-        structures: list of `Structure`.
-        codes: dictionary from a structure's name to its SNOMED CT code.
-    """
-    rows = ["index\tname\tabbreviation\tcolor\tmapping\tsnomed_ct", "0\tBackground\tBG\t#000000\tn/a\tn/a"]
+def write_structures(path, structures):
+    """Write what the numbers of a label map mean: index, name, abbreviation, color, mapping, code of SNOMED CT."""
+    codes = snomed_codes()
+    rows = ["index\tname\tabbreviation\tcolor\tmapping\tsnomed_ct", "0\tBackground\tBG\t#000000\t0\tn/a"]
     for structure in structures:
         colour = "#{:02x}{:02x}{:02x}".format(*structure.colour)
-        code = codes.get(structure.name, "n/a")
-        rows.append(f"{structure.label}\t{structure.name}\t{abbreviation(structure.name)}\t{colour}\tn/a\t{code}")
-    _write(Path(output) / "dseg.tsv", "\n".join(rows) + "\n")
+        name, codes_of_it = structure.name, (MAPPING.get(structure.name, "n/a"), codes.get(structure.name, "n/a"))
+        rows.append("\t".join(map(str, (structure.label, name, abbreviation(name), colour, *codes_of_it))))
+    _write(path, "\n".join(rows) + "\n")
+
+
+def snomed_codes():
+    """The SNOMED CT codes of structures, a dictionary from name, as Slicer has them."""
+    terms = json.loads(resource_path("GaborSeg.term.json").read_text(encoding="utf-8"))
+    categories = terms["SegmentationCodes"]["Category"]
+    return {
+        name: kind["CodeValue"] for category in categories for kind in category["Type"] for name in kind["structures"]
+    }
 
 
 def abbreviation(name):

@@ -4,13 +4,17 @@ Nothing depends on the scheduler's memory: what is done stands in files (`record
 does the rest.
 """
 
+import logging
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..environment import environment
 from ..errors import GaborSegError
 from ..protocol import PROGRESS, WARNING
+from ..training.lock import locked
 from .record import is_done, write_failure
 from .work import segment_alone, segment_item
 
@@ -40,31 +44,94 @@ def workers_that_fit(threads):
 
 @contextmanager
 def local_cluster(workers, threads):
-    """Context that gives a client of so many processes on this machine."""
+    """Context that gives a client of so many processes of this machine, each with so many threads for torch."""
+    import dask
     from distributed import Client, LocalCluster
 
-    with LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        memory_limit=0,
-        worker_dashboard_address=None,
-    ) as cluster, Client(cluster) as client:
-        yield client
+    settings = {
+        # A scan that ended its worker is tried again by `segment_all`, by itself.
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": str(threads)},
+    }
+    with dask.config.set(settings):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,  # tasks at a time
+            memory_limit=0,  # nothing is kept in a worker's memory; what a scan takes cannot be spilled
+            dashboard_address=None,
+            worker_dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        with cluster, Client(cluster) as client:
+            yield client
 
 
 @contextmanager
 def scheduler_at(address):
-    """Context that gives a client of a cluster that is running."""
+    """Context that gives a client of a cluster that is running; GaborSegError if none answers."""
     from distributed import Client
 
     try:
         client = Client(address, timeout="20s")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise GaborSegError(f"{address}: no Dask scheduler answers there; start one with: dask scheduler") from error
     with client:
         yield client
+
+
+@contextmanager
+def slurm_cluster(settings, jobs, threads):
+    """Context that gives a client of a cluster whose workers are jobs of Slurm, submitted from here."""
+    from distributed import Client
+
+    with slurm_jobs(settings, threads) as cluster, Client(cluster) as client:
+        cluster.scale(jobs=jobs)
+        yield client
+
+
+def slurm_jobs(settings, threads):
+    """A `SLURMCluster`, none of whose jobs is submitted yet.
+
+    Args:
+        settings: text of `sbatch` options, `partition=short,time=2:00:00,mem=8GB`; each job is one worker.
+        threads: cores of a job.
+
+    Raises:
+        GaborSegError: the text is not understood, or dask-jobqueue is not installed.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise GaborSegError("dask-jobqueue is not installed; pip install 'gaborseg[cohort]' brings it") from error
+    given = dict(part.strip().partition("=")[::2] for part in settings.split(",") if part.strip())
+    if not all(given.values()) or not all(re.fullmatch(r"[a-z-]+", name) for name in given):
+        raise GaborSegError(
+            f"--slurm {settings}: wanted options of sbatch, such as partition=short,time=2:00:00,mem=4GB"
+        )
+    known = {"partition": "queue", "time": "walltime", "account": "account", "mem": "memory"}
+    more = {known[name]: given.pop(name) for name in known.keys() & given.keys()}
+    return SLURMCluster(
+        cores=threads,
+        processes=1,
+        job_extra_directives=[f"--{name}={value}" for name, value in given.items()],
+        worker_extra_args=["--nthreads", "1"],
+        job_script_prologue=[f"export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE"],
+        scheduler_options={"dashboard_address": None},
+        **{"memory": f"{WORKER_MIB}MiB", **more},
+    )
+
+
+@contextmanager
+def output_of(folder):
+    """Context in which a folder of results belongs to this run; what a run that was killed left half written goes.
+
+    Raises:
+        GaborSegError: another run is at work there.
+    """
+    with locked(folder):
+        for partial in Path(folder).rglob(".partial-*"):
+            partial.unlink(missing_ok=True)
+        yield Path(folder)
 
 
 def segment_all(items, output, settings, client, report):

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..files import replacing
 from .record import read_failure, read_record
 
+Z = "how many times 1.4826 median absolute deviations the value is from the median"
 TABLE, MEANINGS = "group_volumes.tsv", "group_volumes.json"
 # Standard deviations from the median, robustly estimated, beyond which a value stands out; Iglewicz and Hoaglin (1993)
 # name 3.5.
@@ -113,12 +114,8 @@ def write_group(rows, output):
         "quality": {"Description": "mean over the structures of how far the network trusts its result, 0 to 1"},
         "reasons": {"Description": "why the scan is worth a look, or why it failed"},
         **{f"{name} mL": {"Description": f"volume of {name}", "Units": "mL"} for name in names},
-        **{
-            f"{name} z": {"Description": f"robust z of the volume of {name} in this group: distance from the median, in "
-                          "units of 1.4826 times the median absolute deviation"}
-            for name in names
-        },
-    }  # fmt: skip
+        **{f"{name} z": {"Description": f"robust z of the volume of {name} in this group; {Z}"} for name in names},
+    }
     with replacing(Path(output) / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(columns)

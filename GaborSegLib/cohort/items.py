@@ -83,7 +83,8 @@ def find_items(path):
 def _is_scan(file, home):
     stem, extension = split_extension(file)
     hidden = any(part.startswith(".") for part in file.relative_to(home).parts)
-    return extension in READABLE and not hidden and not stem.endswith(LABELS_SUFFIX) and file.is_file()
+    is_result = extension == ".seg.nrrd" or stem.endswith(LABELS_SUFFIX)
+    return extension in READABLE and not hidden and not is_result and file.is_file()
 
 
 def _named(files, ids, home):
@@ -91,14 +92,16 @@ def _named(files, ids, home):
     stems = [id or Path(split_extension(file)[0]).name for file, id in zip(files, ids)]
     count = Counter(map(_plain, stems))
     items = []
-    for file, stem in zip(files, stems):
+    for file, stem, id in zip(files, stems, ids):
         name = _plain(stem)
-        if count[name] > 1:
+        if count[name] > 1 and not id:
             name = _plain(split_extension(_relative(file, home))[0])
         items.append(Item(name, file.absolute()))
     twice = [name for name, number in Counter(item.id for item in items).items() if number > 1]
     if twice:
-        raise DataError(f"{home}: several scans are called {twice[0]}; name them by a CSV with the columns id and image")
+        raise DataError(
+            f"{home}: several scans are called {twice[0]}; name them by a CSV with the columns id and image"
+        )
     return items
 
 

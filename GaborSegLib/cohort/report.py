@@ -28,12 +28,16 @@ def write_report(rows, output, variant, title):
         "medians": [_median(row.volumes.get(name) for row in rows) for name in names],
         "scans": [_scan(row, names, Path(output), variant) for row in rows],
     }
-    text = Environment(autoescape=True).from_string(template).render(
-        title=title,
-        subtitle=f"GaborSeg {__version__}, {datetime.now():%d %B %Y %H:%M}, {platform.node()}",
-        facts=_facts(rows),
-        stands_out=STANDS_OUT,
-        data=_embedded(data),
+    text = (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            title=title,
+            subtitle=f"GaborSeg {__version__}, {datetime.now():%d %B %Y %H:%M}, {platform.node()}",
+            facts=_facts(rows),
+            stands_out=STANDS_OUT,
+            data=_embedded(data),
+        )
     )
     with replacing(Path(output) / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -67,7 +67,9 @@ def _segment(item, output, settings):
     files = {kind: item.file(kind, settings.variant) for kind in KINDS if kind != "overview" or settings.overview}
     segmentation.save(output / files["labels"])
     write_morph(output / files["volumes"], segmentation)
-    write_thumbnail(output / files["thumbnail"], image.array, segmentation.labels, image.affine, segmentation.structures)
+    write_thumbnail(
+        output / files["thumbnail"], image.array, segmentation.labels, image.affine, segmentation.structures
+    )
     if settings.overview:
         segmentation.save_overview(output / files["overview"], image, item.id)
     record = record_of(item, settings, source, segmentation, warnings)
