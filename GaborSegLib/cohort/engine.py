@@ -104,7 +104,8 @@ def slurm_jobs(settings, threads):
     except ImportError as error:
         raise GaborSegError("dask-jobqueue is not installed; pip install 'gaborseg[cohort]' brings it") from error
     given = dict(part.strip().partition("=")[::2] for part in settings.split(",") if part.strip())
-    if not all(given.values()) or not all(re.fullmatch(r"[a-z-]+", name) for name in given):
+    # They go into a script that a shell runs.
+    if not all(re.fullmatch(r"[a-z-]+=[\w.:/+-]+", f"{name}={value}") for name, value in given.items()):
         raise GaborSegError(
             f"--slurm {settings}: wanted options of sbatch, such as partition=short,time=2:00:00,mem=4GB"
         )

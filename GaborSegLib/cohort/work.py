@@ -1,13 +1,18 @@
 """What a worker of a cohort does: one scan, its files and its record."""
 
-import multiprocessing
+import json
+import os
 import signal
+import subprocess
+import sys
+import threading
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ..errors import GaborSegError
 from ..protocol import WARNING
+from .items import Item
 from .record import source_of, write_record
 
 # Results of a scan, beside its record; the last only if it is asked for.
@@ -128,29 +133,39 @@ def write_morph(path, segmentation):
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+# What a process for one scan runs; the library is imported from where this one has it.
+CHILD = "import sys; sys.path.insert(0, sys.argv[1])\nfrom GaborSegLib.cohort.work import child\nchild()"
+
+
 def segment_alone(item, output, settings):
     """`segment_item` in a process of its own, for a scan that ended a worker: what ends the process is its error."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, item, output, settings), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        reason = receiver.recv()
-    except EOFError:
-        process.join()
-        return f"{item.path}: reading or segmenting it ended the process ({_ending(process.exitcode)}), twice"
-    process.join()
-    return reason
+    order = {"item": {**asdict(item), "path": str(item.path)}, "output": str(output), "settings": asdict(settings)}
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).resolve().parents[2])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()  # and left open: the process ends where this one is gone
+        answer = process.stdout.readline()
+    if not answer:
+        return f"{item.path}: reading or segmenting it ended the process ({_ending(process.returncode)}), twice"
+    return json.loads(answer)
 
 
-def _child(sender, item, output, settings):
-    sender.send(segment_item(item, output, settings))
+def child():
+    """What `segment_alone` starts: one scan, as standard input says; the answer goes to standard output."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    item = Item(**{**order["item"], "path": Path(order["item"]["path"])})
+    print(json.dumps(segment_item(item, order["output"], Settings(**order["settings"]))), flush=True)
+
+
+def _end_with_parent():
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _ending(code):
-    """What an exit status of multiprocessing says."""
-    if code is None or code >= 0:
+    """What an exit status says."""
+    if code >= 0:
         return f"exit status {code}"
     name = signal.Signals(-code).name
     return name + (", often a lack of memory" if -code == signal.SIGKILL else "")
