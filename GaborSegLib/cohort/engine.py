@@ -53,9 +53,10 @@ def local_cluster(workers, threads):
         "distributed.scheduler.allowed-failures": 0,
         "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": str(threads)},
     }
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of workers that died while they started
     with dask.config.set(settings):
         cluster = LocalCluster(
-            n_workers=workers,
+            n_workers=0,
             threads_per_worker=1,  # tasks at a time
             memory_limit=0,  # nothing is kept in a worker's memory; what a scan takes cannot be spilled
             dashboard_address=None,
@@ -63,6 +64,7 @@ def local_cluster(workers, threads):
             silence_logs=logging.CRITICAL,
         )
         with cluster, Client(cluster) as client:
+            cluster.adapt(minimum=workers, maximum=workers)  # not scale: workers that could not be started come again
             yield client
 
 
@@ -161,11 +163,19 @@ def segment_all(items, output, settings, client, report):
     _tell(report, outcome, len(items))
     for future in completed:
         item, tried = waiting.pop(future)
-        if future.status == "error" and isinstance(future.exception(), KilledWorker) and tried < TRIES:
-            report({"event": WARNING, "message": f"{item.path}: its worker died; it is tried once more by itself"})
-            completed.add(submit(item, tried + 1))
-            continue
-        reason = future.result() if future.status == "finished" else _reason(item, future)
+        try:
+            reason = future.result()
+        except KilledWorker:
+            if is_done(output, item, settings):  # and only the answer was lost with its worker
+                reason = None
+            elif tried < TRIES:
+                report({"event": WARNING, "message": f"{item.path}: its worker died; it is tried again by itself"})
+                completed.add(submit(item, tried + 1))
+                continue
+            else:
+                reason = f"{item.path}: its worker died {tried + 1} times; look at the memory of the machines"
+        except Exception as error:
+            reason = f"{item.path}: unexpected {type(error).__name__}: {error}"
         if reason is None:
             outcome.done.append(item.id)
         else:
@@ -174,11 +184,6 @@ def segment_all(items, output, settings, client, report):
             report({"event": WARNING, "message": reason, "scan": str(item.path)})
         _tell(report, outcome, len(items))
     return outcome
-
-
-def _reason(item, future):
-    error = future.exception() if future.status == "error" else "cancelled"
-    return f"{item.path}: {type(error).__name__}: {error}"
 
 
 def _tell(report, outcome, total):
