@@ -151,8 +151,10 @@ def load_array(path):
         raise OSError(errno.EIO, f"it is damaged, {error}", str(path)) from error
 
 
-def write_csv(path, rows):
+def write_csv(path, rows, delimiter=","):
     """Write rows of cells as CSV, UTF-8; no text in it is a formula for a spreadsheet, see `protocol.csv_cell`.
+
+    With a tab as `delimiter` it is a TSV as BIDS wants it, with line feeds alone.
 
     Raises:
         OutputError: the file cannot be written.
@@ -162,7 +164,8 @@ def write_csv(path, rows):
         replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([csv_cell(cell) for cell in row] for row in rows)
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n" if delimiter == "," else "\n")
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
 
 
 def known_extension(path, extensions):

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from ..errors import GaborSegError
+from ..files import keep_inputs
 from ..protocol import DONE, REFUSED, RESULT
-from .arguments import WEIGHTS, at_least
+from .arguments import WEIGHTS, between
+
+MOST_WORKERS = 1024
 
 
 def add_arguments(parser):
@@ -33,13 +36,13 @@ def _add_work(parser):
     parser.add_argument("--weights", default="mixed", metavar="W", help=WEIGHTS)
     parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="as for segment")
     parser.add_argument("--no-overview", dest="overview", action="store_false", help="make no pictures")
-    parser.add_argument("--workers", "--n-cpus", type=at_least(1), metavar="N", help="processes (default: what fits)")
-    parser.add_argument("--threads", type=at_least(1), default=1, help="of each process (default: 1, which is fastest)")
+    parser.add_argument("--workers", "--n-cpus", type=between(1, MOST_WORKERS), metavar="N", help="processes (default: what fits)")
+    parser.add_argument("--threads", type=between(1, MOST_WORKERS), default=1, help="of each process (default: 1, which is fastest)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the workers (default: cpu)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running: tcp://host:8786")
     where.add_argument("--slurm", metavar="OPTIONS", help="options of sbatch for each worker: partition=short,mem=4GB")
-    parser.add_argument("--jobs", type=at_least(1), default=4, metavar="N", help="workers in Slurm (default: 4)")
+    parser.add_argument("--jobs", type=between(1, MOST_WORKERS), default=4, metavar="N", help="workers in Slurm (default: 4)")
 
 
 def run(options, report):
@@ -74,6 +77,7 @@ def _segment(items, options, report):
     from ..cohort.engine import output_of, segment_all
 
     settings = _settings(options)
+    keep_inputs([options.output], [options.input])
     with output_of(Path(options.output).absolute()) as output, _cluster(options) as client:
         outcome = segment_all(items, output, settings, client, report)
     if options.json:

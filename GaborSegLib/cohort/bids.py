@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..errors import DataError
 from ..files import replacing
+from ..protocol import parse_json, read_text
 from ..structures import resource_path
 from .items import Item
 
@@ -94,9 +95,9 @@ def read_filter(path):
         DataError: it cannot be read, or asks for what GaborSeg cannot do.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = parse_json(read_text(path))
         wanted = dict(found.get("t1w", {}))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: cannot be read as a BIDS filter file ({error}); wanted {{"t1w": {{...}}}}') from error
     for key in _KNOWN.keys() & wanted.keys():
         value = wanted.pop(key)

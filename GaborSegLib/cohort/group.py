@@ -1,12 +1,11 @@
 """A cohort's results in one table, and the scans that stand out in it."""
 
-import csv
 import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import replacing
+from ..files import replacing, write_csv
 from .record import read_failure, read_record
 
 Z = "how many times 1.4826 median absolute deviations the value is from the median"
@@ -116,11 +115,7 @@ def write_group(rows, output):
         **{f"{name} mL": {"Description": f"volume of {name}", "Units": "mL"} for name in names},
         **{f"{name} z": {"Description": f"robust z of the volume of {name} in this group; {Z}"} for name in names},
     }
-    with replacing(Path(output) / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([*_facts(row), *_numbers(row, names)])
+    write_csv(Path(output) / TABLE, [list(columns), *([*_facts(row), *_numbers(row, names)] for row in rows)], "\t")
     with replacing(Path(output) / MEANINGS) as temporary:
         temporary.write_text(json.dumps(columns, indent=2) + "\n", encoding="utf-8")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from .. import __version__
 from ..files import replacing
+from ..protocol import parse_json, read_text
 
 FAILED = "logs"  # folder of what is known of scans that failed
-LARGEST = 1 << 20  # bytes; a record takes a few thousand
 
 
 def source_of(path):
@@ -40,12 +40,9 @@ def _digest(file):  # Python 3.10
 
 def read_record(output, item, variant):
     """The record of an item in a folder of results, a dictionary; None if there is none that can be read."""
-    path = Path(output) / item.file("sidecar", variant)
     try:
-        if path.stat().st_size > LARGEST:
-            return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(read_text(Path(output) / item.file("sidecar", variant)))
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("GaborSeg"), dict) else None
 
@@ -93,6 +90,6 @@ def write_failure(output, item, reason):
 def read_failure(output, item):
     """Why an item failed in the last run, text; None if it did not."""
     try:
-        return str(json.loads(failure_path(output, item).read_text(encoding="utf-8"))["Reason"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return str(parse_json(read_text(failure_path(output, item)))["Reason"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None

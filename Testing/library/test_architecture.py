@@ -19,6 +19,7 @@ LIBRARY, PANEL = ROOT / "GaborSegLib", ROOT / "GaborSeg"
 # Wings of one floor know nothing of each other.
 FLOORS = (
     ("cli",),
+    ("cohort",),
     ("training",),
     ("evaluation",),
     ("data",),

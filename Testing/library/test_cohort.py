@@ -283,6 +283,11 @@ def test_a_run_does_what_is_not_done_and_names_what_failed(cohort, tmp_path, tin
     assert np.array_equal(one, other)
 
 
+def test_results_do_not_go_where_the_scans_are(cohort, tiny_weights, capsys):
+    assert cli.main(["cohort", str(cohort), str(cohort / ".." / cohort.name), "--weights", str(tiny_weights)]) == 2
+    assert "would be overwritten; choose another name or folder" in capsys.readouterr().err
+
+
 @pytest.mark.processes
 def test_a_bids_app_writes_derivatives_that_the_validator_passes(bids, tmp_path, tiny_weights):
     validator = pytest.importorskip("bids_validator_deno", reason="bids-validator-deno is in the test extra")
