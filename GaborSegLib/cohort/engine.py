@@ -22,7 +22,7 @@ from .work import segment_alone, segment_item
 WORKER_MIB = 2600
 # A scan whose worker died is tried again so often in a process of its own; more than once only if the worker died
 # again, and not that process: then it was not the scan.
-TRIES = 5
+TRIES = 12
 STAGE = "Segmenting"
 
 

@@ -187,7 +187,7 @@ def problems(folder, scans, weights, count):
         ["wrong: results of good scans that are not there", count - len(bad) - len(results)],
         ["wrong: results other than those of an undisturbed run", wrong],
         ["wrong: failures of good scans, or missing ones", len(failures ^ bad)],
-        ["wrong: other files", len(there ^ expected)],
+        ["wrong: other files", " ".join(sorted(there ^ expected)[:9]) or 0],
     ]
 
 
