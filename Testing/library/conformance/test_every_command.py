@@ -23,6 +23,8 @@ def help_of(capsys, *command):
 # file cannot miss one.
 COMMANDS = {
     "segment": ("{scan} -o {out} --weights {weights} --device cpu", ["scan", "weights"]),
+    "cohort": ("{data}/images {out} --weights {weights} --workers 1 --no-overview", ["data", "weights"]),
+    "bids": ("{bids} {out} participant --weights {weights} --n-cpus 1 --no-overview", ["bids", "weights"]),
     "train": (
         "{data} -o {out} --device cpu --epochs 1 --augmentation none --grid-size 16 --base-channels 4 "
         "--gabor-kernel-size 3 --validation B",
@@ -37,7 +39,9 @@ COMMANDS = {
     "info": ("{weights}", ["weights"]),
     "demo": ("{scan} -o {out} --weights {weights}", ["scan", "weights"]),
 }
-CODES = {"scan": "image", "data": "data", "weights": "weights", "small": "weights"}
+# These start processes of their own.
+APART = ("cohort", "bids")
+CODES = {"scan": "image", "data": "data", "bids": "data", "weights": "weights", "small": "weights"}
 MISSING = [(command, kind) for command, (_, kinds) in COMMANDS.items() for kind in kinds]
 
 
@@ -48,7 +52,17 @@ def places(data_set, tiny_weights, tmp_path):
     network = build_network("mixed", gabor_kernel_size=3, base_channels=4, classes=4)
     card = {**load_weights(tiny_weights).card, "structures": ["Shell", "Core", "Left ball"], "classes": 4}
     save_weights(small, network, card)
-    return {"scan": scan, "data": data_set, "weights": tiny_weights, "small": small, "out": tmp_path / "out"}
+    bids = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
+    bids.parent.mkdir(parents=True)
+    bids.write_bytes(scan.read_bytes())
+    return {
+        "bids": tmp_path / "bids",
+        "scan": scan,
+        "data": data_set,
+        "weights": tiny_weights,
+        "small": small,
+        "out": tmp_path / "out",
+    }
 
 
 def test_every_command_is_known_here(capsys):
@@ -56,7 +70,9 @@ def test_every_command_is_known_here(capsys):
     assert sorted(found) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=pytest.mark.processes) if name in APART else name for name in COMMANDS]
+)
 def test_command_ends_with_a_result(command, places, capsys, monkeypatch):
     monkeypatch.setattr("GaborSegLib.report.overview.render_apart", lambda *_: ([], "drawn in test_overview.py"))
     assert "--json" in help_of(capsys, command) and "--debug" in help_of(capsys, command)
