@@ -9,32 +9,39 @@ import json
 from pathlib import Path
 
 from .. import __version__
-from ..files import replacing
+from ..errors import ImageError
+from ..files import regular_file, replacing
 from ..protocol import parse_json, read_text
 
 FAILED = "logs"  # folder of what is known of scans that failed
 
 
 def source_of(path):
-    """What tells whether a scan is still the same: size, time of change, and a digest of its bytes."""
-    status = Path(path).stat()
-    return {
-        "Path": str(path),
-        "Size": status.st_size,
-        "MTimeNs": status.st_mtime_ns,
-        "SHA256": digest_of(path),
-    }
+    """What tells whether a scan is still the same: size, time of change, and a digest of its bytes.
+
+    Of a folder, as of a DICOM series, the sum, the latest, and a digest of its files' names, sizes and times.
+    """
+    size, changed = _status(Path(path))
+    return {"Path": str(path), "Size": size, "MTimeNs": changed, "SHA256": digest_of(path)}
+
+
+def _status(path):
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [file.stat() for file in files]
+    return sum(status.st_size for status in found), max((status.st_mtime_ns for status in found), default=0)
 
 
 def digest_of(path):
+    """SHA-256, as text; see `source_of`."""
+    path, digest = Path(path), hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            digest.update(repr((file.name, file.stat().st_size, file.stat().st_mtime_ns)).encode())
+        return digest.hexdigest()
+    regular_file(path, ImageError)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file):  # Python 3.10
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -63,10 +70,10 @@ def is_done(output, item, settings):
 
 
 def _is_same(source, path):
-    status = path.stat()
-    if source.get("Size") != status.st_size:
+    size, changed = _status(path)
+    if source.get("Size") != size:
         return False
-    return source.get("MTimeNs") == status.st_mtime_ns or source.get("SHA256") == digest_of(path)
+    return source.get("MTimeNs") == changed or source.get("SHA256") == digest_of(path)
 
 
 def write_record(output, item, settings, record):

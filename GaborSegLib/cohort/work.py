@@ -55,6 +55,8 @@ def segment_item(item, output, settings):
         _segment(item, Path(output), settings)
     except GaborSegError as error:
         return str(error)
+    except OSError as error:
+        return f"{item.path}: cannot be read ({error.strerror or error}); check that it is there and may be read"
     except MemoryError:
         return f"{item.path}: the memory of the worker is not enough; use fewer workers"
     return None

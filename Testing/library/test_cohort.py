@@ -3,11 +3,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import nibabel
@@ -179,6 +180,54 @@ def test_a_record_says_where_a_result_is_from(done, settings, tiny_weights):
         assert facts["VolumesMl"][structure.name] == pytest.approx(millilitres, abs=1e-3)
     rows = list(csv.DictReader(open(output / "one_volumes.tsv"), delimiter="\t"))
     assert float(rows[0]["volume-mm3"]) == pytest.approx((voxels == 1).sum() * 8)
+
+
+def test_names_of_strangers_become_names_of_files_and_stay_in_their_folder(tmp_path, settings):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    names = ["with space", "Größe", "two\nlines", "=cmd|x", "-rf", "x..", "\x1b[31mred", "a" * 200]
+    for seed, name in enumerate(names):
+        save_scan(folder / f"{name}.nii.gz", seed)
+    items = find_items(folder)
+    assert len({item.id for item in items}) == len(names)
+    for item in items:
+        assert segment_item(item, output, settings) is None and record.is_done(output, item, settings)
+        assert re.fullmatch(r"[\w ][\w.+@ -]*", item.id) and len(item.id) <= 150
+    assert {path.parent for path in output.rglob("*") if path.is_file()} == {output, output / "thumbnails"}
+
+
+@pytest.mark.slow  # makes twenty thousand files
+def test_twenty_thousand_scans_are_found(tmp_path):
+    for number in range(20_000):
+        (tmp_path / f"s{number:05d}.nii.gz").touch()
+    items = find_items(tmp_path)
+    assert len(items) == 20_000 and items[-1].id == "s19999"
+
+
+def test_a_scan_that_went_meanwhile_and_a_folder_that_cannot_be_written_are_told(tmp_path, settings):
+    item = Item("one", save_scan(tmp_path / "one.nii.gz"))
+    (tmp_path / "file").touch()
+    assert "cannot be written" in segment_item(item, tmp_path / "file" / "out", settings)
+    item.path.unlink()
+    assert "one.nii.gz" in segment_item(item, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.processes
+def test_a_full_disk_is_told_and_leaves_no_half_results(tmp_path, settings):
+    """A limit on how large a file may become ends a write as a full disk does."""
+    save_scan(tmp_path / "one.nii.gz")
+    code = f"""
+import pathlib, resource, signal
+from GaborSegLib.cohort.items import Item
+from GaborSegLib.cohort.work import Settings, segment_item
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+item = Item("one", pathlib.Path({str(tmp_path / "one.nii.gz")!r}))
+print(segment_item(item, {str(tmp_path / "out")!r}, Settings(**{asdict(settings)!r})))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert "cannot be written" in found.stdout, found.stderr
+    assert names_in(tmp_path / "out") == []
 
 
 # What stands out
