@@ -36,7 +36,7 @@ NOT_T1 = "not-t1"
 # What `gaborseg train` offers, in the order of its help.
 VARIANTS = ("conventional", "gabor", "mixed")
 LOSSES = ("pcc", "dice", "cross-entropy", "pcc+cross-entropy")
-AUGMENTATIONS = ("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "none")
+AUGMENTATIONS = ("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "sides", "none")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # The files of a training run's folder. The optimiser's state has its SHA-256 in its name.
@@ -61,6 +61,10 @@ METRIC_COLUMNS = (
     "best_dice",
     "best_epoch",
 )
+# The halves of a paired structure, those of the patient; and what segments can be called with them.
+SIDES = ("left", "right")
+OWN_NAMES = "gaborseg"
+NAMES = (OWN_NAMES, "freesurfer")
 # The stage of `progress` events while an epoch's steps are done.
 EPOCH_STAGE = "Epoch {epoch} of {epochs}"
 
@@ -283,6 +287,9 @@ def check_card(card):
         for key, kind in (("find_brain", bool), ("training", dict), ("scores", dict)):
             if not isinstance(card.get(key, kind()), kind):
                 raise ValueError(f"{key} {card[key]!r:.60}; wanted a {kind.__name__}")
+        paired = card.get("paired", [])
+        if not isinstance(paired, list) or not all(name in names for name in paired):
+            raise ValueError(f"the paired structures {paired!r:.60}; wanted a list of names of its structures")
         if not isinstance(card.get("training", {}).get("earlier_stages", []), list):
             raise ValueError("earlier_stages of its training that are no list")
         text = json.dumps(card, ensure_ascii=False, allow_nan=False)
@@ -315,6 +322,32 @@ def check_names(names):
                 "without control characters"
             )
         taken.add(name)
+
+
+# Terms
+
+
+def terminology_tags(path, side=""):
+    """Dictionary from structure name to the text by which 3D Slicer keeps what a segment is.
+
+    Args:
+        path: of the file of terms, GaborSeg.term.json.
+        side: of `SIDES`, for terms with this modifier, of structures that are paired; "" for terms without one.
+    """
+    terms = json.loads(Path(path).read_text(encoding="utf-8"))
+    category = terms["SegmentationCodes"]["Category"][0]
+    tags = {}
+    for kind in category["Type"]:
+        modifiers = [_code(entry) for entry in kind.get("Modifier", ()) if entry["CodeMeaning"] == side.capitalize()]
+        if bool(side) == bool(modifiers):
+            codes = (_code(category), _code(kind), *(modifiers or ["^^"]))
+            parts = (terms["SegmentationCategoryTypeContextName"], *codes, "", "^^", "^^")
+            tags.update((name, "~".join(parts)) for name in kind["structures"])
+    return tags
+
+
+def _code(entry):
+    return "^".join(entry[key] for key in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning"))
 
 
 # Recipes

@@ -1,13 +1,12 @@
 """A label map and its volumes into the scene: one segmentation node and one table node."""
 
 import csv
-import json
 import re
 
 import slicer
 import vtk
 
-from . import resource
+from . import protocol, resource
 from .surface_process import LABELMAP, SURFACE, labelmap
 
 ID_PREFIX = "GaborSeg_"  # tells this program's segments from those that a user adds to the same node
@@ -111,13 +110,7 @@ def load_terminology():
 
 def terminology_tags():
     """Dictionary from structure name to the text that Slicer keeps as a segment's terminology tag."""
-    terms = json.loads(resource("GaborSeg.term.json").read_text(encoding="utf-8"))
-    category = terms["SegmentationCodes"]["Category"][0]
-    tags = {}
-    for kind in category["Type"]:
-        parts = (terms["SegmentationCategoryTypeContextName"], _code(category), _code(kind), "^^", "", "^^", "^^")
-        tags.update((name, "~".join(parts)) for name in kind["structures"])
-    return tags
+    return protocol.terminology_tags(resource("GaborSeg.term.json"))
 
 
 def structure_colours():
@@ -125,10 +118,6 @@ def structure_colours():
     with open(resource("structures.csv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {row["structure"]: tuple(int(row[c]) / 255 for c in ("red", "green", "blue")) for row in rows}
-
-
-def _code(entry):
-    return "^".join(entry[key] for key in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning"))
 
 
 def _new_node(kind, name, made):

@@ -142,6 +142,26 @@ AUGMENTATIONS = {
         spike=0.08,
         t1_tissues=0.6,
     ),
+    # For telling left from right: nothing is mirrored, and what is cut may be half of the brain.
+    "sides": Augmentation(
+        probability=1.0,
+        rotation=20.0,
+        tilt=20.0,
+        shift=0.15,
+        scale=(0.8, 1.2),
+        contrast=0.4,
+        noise=0.1,
+        curved_bias=0.3,
+        blur=0.2,
+        slices=0.2,
+        cut=0.2,
+        bare=0.6,
+        collar=0.35,
+        collar_width=(0.0, 5.0),
+        wide_blur=0.12,
+        ghosts=0.12,
+        spike=0.12,
+    ),
     "none": Augmentation(probability=0.0),
 }
 

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +16,19 @@ from ..events import silent
 from ..model.gabor import bake_kernels
 from ..model.network import cube_scores
 from ..model.weights import bundled_weights, is_bundled, load_weights
-from ..protocol import NOT_T1, PROGRESS, VARIANTS, WARNING
+from ..protocol import NOT_T1, OWN_NAMES, PROGRESS, VARIANTS, WARNING
 from ..scans.checking import check_image
 from ..scans.grid import Grid, normalise
 from ..scans.reading import read_image
 from ..scans.writing import write_label_map
-from ..structures import named_structures, paper_structures
+from ..structures import named_structures, paired_structures, paper_structures, sided_structures
 from ..timing import Timer
 from .at_once import at_once
 from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
 from .quality import looks_like_t1, structure_quality, t1_doubt
+from .sides import divide, find_right
 from .specks import remove_specks
-from .volumes import structure_volumes, write_volumes
+from .volumes import side_volumes, structure_volumes, write_volumes
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Segmentation:
             own work), cube voxel size.
         looks_like_t1: False for a scan that is no T1 or badly damaged, see `quality.looks_like_t1`; None where the
             weights are not bundled ones, as only of these it is known.
+        sides: dictionary from the names of paired structures to the volumes of their halves, see
+            `volumes.side_volumes`.
+        right: bool array (I, J, K), true on the patient's right, see `sides.find_right`; None if nothing is paired.
     """
 
     labels: np.ndarray
@@ -53,14 +57,22 @@ class Segmentation:
     quality: dict
     provenance: dict
     looks_like_t1: bool | None = None
+    sides: dict = field(default_factory=dict)
+    right: np.ndarray | None = None
 
-    def save(self, path):
-        """Write the label map; the extension chooses the format (see `images.write_label_map`)."""
-        write_label_map(path, self.labels, self.affine, self.structures)
+    def save(self, path, parts=None):
+        """Write the label map; the extension chooses the format (see `images.write_label_map`).
+
+        With `parts`, from `structures.sided_structures`, the paired structures are divided into their halves.
+        """
+        if parts is None:
+            write_label_map(path, self.labels, self.affine, self.structures)
+        else:
+            write_label_map(path, divide(self.labels, self.right, parts), self.affine, list(parts.values()))
 
     def save_volumes(self, path):
         """Write the volumes as CSV (see `volumes.write_volumes`)."""
-        write_volumes(path, self.volumes, self.quality)
+        write_volumes(path, self.volumes, self.quality, self.sides)
 
     def save_overview(self, path, image, title=None):
         """Write a picture of the structures over their scan, an `Image` (see `overview.write_overview`)."""
@@ -134,7 +146,22 @@ class Segmenter:
         self.covers_brain = self.card["structures"] == [structure.name for structure in paper_structures()]
         # Own weights may hesitate on every scan, or be made for another contrast.
         self.knows_t1 = is_bundled(self.card)
+        # Names of the structures that have a left and a right half.
+        self.paired = self.card.get("paired", paired_structures() if self.covers_brain else [])
         self.network = bake_kernels(opened.network)
+
+    def parts(self, names=OWN_NAMES):
+        """Its structures, the paired ones as halves, for `Segmentation.save`; see `structures.sided_structures`.
+
+        Raises:
+            GaborSegError: none of them is paired, or FreeSurfer has no name for one.
+        """
+        if not self.paired:
+            raise WeightsError(
+                f"{self.path}: its card does not say which structures have a left and a right half; leave --sides "
+                "out, or train with `paired`, a list of their names, among the --facts"
+            )
+        return sided_structures(self.structures, self.paired, names)
 
     def segment(self, image, report=silent, timer=None):
         """Segment a scan.
@@ -161,7 +188,7 @@ class Segmenter:
             for message in check_image(image):
                 report({"event": WARNING, "message": message})
         _report_step(report, "Segmenting", 1)
-        cube, grid = self._network_input(image, report, timer)
+        brain, cube, grid = self._network_input(image, report, timer)
         with timer("Network"):
             scores = self.predict(cube, report)
         if self.covers_brain:
@@ -173,11 +200,18 @@ class Segmenter:
         if self.covers_brain:
             with timer("Specks"):
                 labels = remove_specks(labels, image.spacing)
+        sides, right = {}, None
+        if self.paired:
+            with timer("Left and right"):
+                right = find_right(image.array, grid, brain, self.device)
         with timer("Quality and volumes"):
             quality = structure_quality(scores, self.structures)
             if not all(map(math.isfinite, quality.values())):
                 raise WeightsError(f"{self.path}: gives scores that are no numbers; choose other weights")
             volumes = structure_volumes(labels, image.affine, self.structures)
+            if self.paired:
+                paired = [structure for structure in self.structures if structure.name in self.paired]
+                sides = side_volumes(labels, right, image.affine, paired)
         _report_step(report, "Done", 4)
         if self.covers_brain:
             for message in _doubts(sum(volumes.values())):
@@ -186,10 +220,14 @@ class Segmenter:
         if is_t1 is False:
             report({"event": WARNING, "kind": NOT_T1, "message": f"{image.name}: {t1_doubt(quality)}"})
         provenance = self._provenance(image, grid, timer)
-        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance, is_t1)
+        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance, is_t1, sides, right)
 
     def _network_input(self, image, report, timer):
-        """The network's cube (D, H, W) of the scan, by the card only what is near the brain; the cube's `Grid`."""
+        """What the network sees of the scan, by the card only what is near the brain.
+
+        Returns:
+            The `Brain`, or None; the cube (D, H, W); its `Grid`.
+        """
         brain, grid = None, Grid(image.array.shape, image.affine, self.card["grid_size"])
         if self.card.get("find_brain"):
             with timer("Finding the brain"):
@@ -198,9 +236,9 @@ class Segmenter:
                 report({"event": WARNING, "message": f"{image.name}: {NO_BRAIN}"})
         with timer("Resampling to the cube"):
             if brain is None:
-                return grid.image_to_cube(image.array), grid
+                return None, grid.image_to_cube(image.array), grid
             grid = brain.grid_for(grid.size)
-            return brain.extract(grid.image_to_cube(image.array), grid), grid
+            return brain, brain.extract(grid.image_to_cube(image.array), grid), grid
 
     def _provenance(self, image, grid, timer):
         return {

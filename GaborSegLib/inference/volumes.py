@@ -4,6 +4,9 @@ import numpy as np
 
 from ..files import write_csv
 
+# Of paired structures: mL, mL, and 2 (L - R) / (L + R).
+SIDE_COLUMNS = ("left", "right", "asymmetry")
+
 
 def structure_volumes(labels, affine, structures):
     """Volume of each structure in mL (1 mL = 1000 mm³), a dictionary from name to float; 0.0 for an absent one.
@@ -16,34 +19,66 @@ def structure_volumes(labels, affine, structures):
     return {structure.name: float(counts[structure.label] * voxel_ml) for structure in structures}
 
 
-def write_volumes(path, volumes, quality=None):
+def side_volumes(labels, right, affine, structures):
+    """How large the halves of paired structures are.
+
+    Args:
+        labels, affine: as for `structure_volumes`.
+        right: bool array of the shape of `labels`, true on the patient's right.
+        structures: list of the paired `Structure`.
+
+    Returns:
+        Dictionary from name to a dictionary: left, right (mL), asymmetry, which is 2 (L - R) / (L + R); None for a
+        structure that was not found.
+    """
+    whole = structure_volumes(labels, affine, structures)
+    on_right = structure_volumes(labels[right], affine, structures)
+    sides = {}
+    for name, both in whole.items():
+        left = both - on_right[name]
+        asymmetry = 2 * (left - on_right[name]) / both if both else None
+        sides[name] = {"left": left, "right": on_right[name], "asymmetry": asymmetry}
+    return sides
+
+
+def write_volumes(path, volumes, quality=None, sides=None):
     """Write a dictionary from `structure_volumes` as CSV: structure, volume_ml, percent (of all of them together).
 
-    `quality`, a dictionary from `quality.structure_quality`, adds the column quality, 0 to 1.
+    `quality`, a dictionary from `quality.structure_quality`, adds the column quality, 0 to 1. `sides`, from
+    `side_volumes`, adds left, right (mL) and asymmetry, empty for what it lacks.
 
     Raises `OutputError` if the file cannot be written.
     """
-    rows = [["structure", "volume_ml", "percent", *(["quality"] if quality else [])]]
+    rows = [["structure", "volume_ml", "percent", *(["quality"] if quality else []), *(SIDE_COLUMNS if sides else [])]]
     for name, volume, percent in _with_percent(volumes):
         trust = [f"{quality[name]:.4f}"] if quality else []
-        rows.append([name, f"{volume:.4f}", f"{percent:.4f}", *trust])
+        rows.append([name, f"{volume:.4f}", f"{percent:.4f}", *trust, *_side_texts(name, sides, 4)])
     write_csv(path, rows)
 
 
-def volumes_table(volumes, quality=None):
+def volumes_table(volumes, quality=None, sides=None):
     """A dictionary from `structure_volumes` as a text table, one line per structure and one for their total.
 
-    `quality`, a dictionary from `quality.structure_quality`, adds a column.
+    `quality`, a dictionary from `quality.structure_quality`, adds a column, and `sides`, from `side_volumes`, three.
     """
     width = max(len(name) for name in [*volumes, "Structure"])
-    rule = "-" * (width + 24 + 11 * bool(quality))
     head = f"{'Structure':<{width}}  {'Volume (mL)':>12}  {'Percent':>8}" + (f"  {'Quality':>9}" if quality else "")
+    head += "".join(f"  {title:>10}" for title in ("Left (mL)", "Right (mL)", "Asymmetry")) if sides else ""
     lines = [
-        f"{name:<{width}}  {volume:>12.2f}  {percent:>8.2f}" + (f"  {quality[name]:>9.2f}" if quality else "")
+        f"{name:<{width}}  {volume:>12.2f}  {percent:>8.2f}"
+        + (f"  {quality[name]:>9.2f}" if quality else "")
+        + "".join(f"  {text:>10}" for text in _side_texts(name, sides, 2))
         for name, volume, percent in _with_percent(volumes)
     ]
-    total = f"{'Total':<{width}}  {sum(volumes.values()):>12.2f}"
-    return "\n".join([head, rule, *lines, rule, total])
+    rule, total = "-" * len(head), f"{'Total':<{width}}  {sum(volumes.values()):>12.2f}"
+    return "\n".join(line.rstrip() for line in [head, rule, *lines, rule, total])
+
+
+def _side_texts(name, sides, digits):
+    """The texts of a structure's `SIDE_COLUMNS`; no texts without sides."""
+    found = (sides or {}).get(name, {})
+    values = [found.get(column) for column in SIDE_COLUMNS if sides]
+    return ["" if value is None else f"{value:.{digits}f}" for value in values]
 
 
 def _with_percent(volumes):

@@ -129,6 +129,15 @@ class Grid:
         result[inside] = labels
         return np.ascontiguousarray(self.turn_back(result.transpose(2, 1, 0)))
 
+    def cube_to_image(self, cube):
+        """Interpolate a cube (D, H, W) linearly to the scan's grid, float32 (I, J, K); its border goes on outside."""
+        for dimension, axis in enumerate((2, 1, 0)):
+            first, share = self._neighbours(axis, slice(None))
+            weights = np.zeros((len(first), self.size), dtype=np.float32)
+            weights[np.arange(len(first)), first], weights[np.arange(len(first)), first + 1] = 1 - share, share
+            cube = _along(torch.from_numpy(weights), cube, dimension)
+        return self.turn_back(cube.permute(2, 1, 0).numpy())
+
     def cube_from(self, cube, other):
         """A cube (D, H, W) of another `Grid` over the same scan, interpolated linearly to this one; 0 outside."""
         for dimension, axis in enumerate((2, 1, 0)):

@@ -14,7 +14,7 @@ def write_label_map(path, labels, affine, structures):
 
     Args:
         path: the file; an older one is replaced once the new one is complete.
-        labels: uint8 (I, J, K).
+        labels: uint8 or int16 (I, J, K).
         affine: (4, 4), voxel index to right-anterior-superior millimetres, without shear.
         structures: list of `Structure`; a .seg.nrrd lists all of them as segments, absent ones too.
 
@@ -76,7 +76,7 @@ def _segmentation_fields(labels, affine, structures):
             "LabelValue": str(structure.label),
             "Layer": "0",
             "Extent": _extent(labels == structure.label),
-            "Tags": "",
+            "Tags": f"TerminologyEntry:{structure.term}|" if structure.term else "",
         }
         fields.update({f"Segment{index}_{key}": value for key, value in segment.items()})
     return fields

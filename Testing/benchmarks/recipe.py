@@ -1,6 +1,6 @@
 """How the bundled weight files are made: trained in stages, scored on the scans held out, and written with their cards.
 
-The stages stand in Resources/Recipes: mixed-cpu, conventional-cpu, gabor-cpu and gpu, finder and outline.
+The stages stand in Resources/Recipes: mixed-cpu, conventional-cpu, gabor-cpu and gpu, finder, outline and sides.
 
 Needs the labelled scans and head label maps of GABORSEG_DATA. A stage that was interrupted goes on where it was, and
 one that is done is passed over, so the same command finishes the work after anything.
@@ -9,6 +9,7 @@ one that is done is passed over, so the same command finishes the work after any
     python Testing/benchmarks/recipe.py mixed --gpu --gpus 0,1        # the paper's 300 epochs on whole scans
     python Testing/benchmarks/recipe.py brain                         # what finds the brain in a scan with its skull
     python Testing/benchmarks/recipe.py outline                       # what finds its outline, from close by
+    python Testing/benchmarks/recipe.py sides                         # what tells the left half from the right
     python Testing/benchmarks/recipe.py mixed --bundle run/best.safetensors    # only score and bundle
     python Testing/benchmarks/recipe.py --cards                       # only write docs/models.md anew
 """
@@ -22,8 +23,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import sides
 from accuracy import BRAIN_STEM, UNSEEN_HEADS, put_in_head, read_head, stem_label
 from scans import DATA, SCANS, VALIDATION, Scans, markdown
+from torch.nn import functional
 
 from GaborSegLib import cli
 from GaborSegLib.data.dataset import read_case
@@ -35,20 +38,23 @@ from GaborSegLib.events import Terminal
 from GaborSegLib.files import replacing
 from GaborSegLib.inference import finder
 from GaborSegLib.inference.segmenter import Segmenter
+from GaborSegLib.inference.sides import WEIGHTS as SIDES
 from GaborSegLib.model.weights import bundled_weights, load_weights, read_card, save_weights
 from GaborSegLib.protocol import BEST, VARIANTS, read_recipe
 from GaborSegLib.structures import resource_path
+from GaborSegLib.training import trainer
 from GaborSegLib.training.options import Options
+from GaborSegLib.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[2] / "docs"
 FACTS = DOCS / "oasis-card.json"
-# Of the networks that find the brain in a scan.
-FINDER = {"brain": "finder", "outline": "outline"}
+# Of the networks that find the brain in a scan, and its halves: their recipes.
+HELPERS = {"brain": "finder", "outline": "outline", "sides": "sides"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", nargs="?", choices=[*VARIANTS, *FINDER], default="mixed")
+    parser.add_argument("variant", nargs="?", choices=[*VARIANTS, *HELPERS], default="mixed")
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="folder for the runs")
     parser.add_argument("--gpu", action="store_true", help="the recipe for GPUs")
     parser.add_argument("--bundle", type=Path, metavar="WEIGHTS", help="score and bundle these, train nothing")
@@ -60,7 +66,9 @@ def main():
         return
     path = resource_path("Weights") / f"{options.variant}.safetensors"
     weights = options.bundle or train(options.variant, options.gpu, options.output, more)
-    if options.variant in FINDER:
+    if options.variant == "sides":
+        bundle_sides(weights, path)
+    elif options.variant in HELPERS:
         bundle_finder(weights, path)
     else:
         bundle(weights, path, options.average)
@@ -68,11 +76,16 @@ def main():
 
 
 def train(name, gpu, folder, more):
-    """Run all stages of a variant, or of the finder, each from the best weights of the one before; the last path."""
-    recipe = FINDER.get(name) or ("gpu" if gpu else f"{name}-cpu")
+    """Run all stages of a variant, or of a helper, each from the best weights of the one before; the last path."""
+    recipe = HELPERS.get(name) or ("gpu" if gpu else f"{name}-cpu")
     found = read_recipe(resource_path(f"Recipes/{recipe}.json"))
-    data = brains(folder / "brains") if name in FINDER else SCANS
-    more = more if name in FINDER else ["--variant", name, *more]
+    data = SCANS
+    if name == "sides":
+        data = halves(folder / "halves")
+        trainer.Trainer = SidesTrainer  # where `gaborseg train` takes it from
+    elif name in HELPERS:
+        data = brains(folder / "brains")
+    more = more if name in HELPERS else ["--variant", name, *more]
     weights = resource_path(f"Weights/{found.start}.safetensors") if found.start else None
     for number, stage in enumerate(found.stages, start=1):
         before, output = weights, folder / f"{name}-{number}"
@@ -115,6 +128,48 @@ def brains(folder):
         image, labels = read_case(case, data.table)
         brain = np.where(labels == stem_label(), 2, image.array > 0).astype(np.uint8)
         nibabel.save(nibabel.Nifti1Image(brain, image.affine), folder / "labels" / f"{case.id}.nii.gz")
+    return folder
+
+
+class SidesTrainer(Trainer):
+    """Trains what tells the sides: the loss is of left against right alone, where the brain ends does not matter."""
+
+    def configure_loss(self):
+        return side_loss
+
+
+def side_loss(scores, labels):
+    """Cross-entropy of right against left, in the voxels that are on a side; 0 if there are none.
+
+    Shape:
+        scores (B, 3, D, H, W), labels (B, D, H, W), 1 is left and 2 right -> a number.
+    """
+    odds = scores.clamp(min=1e-7).log().diff(dim=1)[:, 1]
+    lost = functional.binary_cross_entropy_with_logits(odds, (labels == 2).float(), reduction="none")
+    return (lost * (labels > 0)).sum() / (labels > 0).sum().clamp(min=1)
+
+
+def halves(folder):
+    """The scans, whole and each half alone, in a folder with other label maps: 1 is the left half, 2 the right.
+
+    What is in no paired structure (fluid, brain stem, vermis) is of the nearer half.
+    """
+    if (folder / "subjects.csv").is_file():  # written last
+        return folder
+    for name in ("T1w", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "structures.csv").write_text("label,structure,ids\n0,Background,0\n1,Left,1\n2,Right,2\n")
+    rows = ["scan,subject"]
+    data = find_data(SCANS)
+    for case in data.cases:
+        scan = sides.read(case, data.table)
+        labels = (1 + sides.nearer_right(scan)) * (scan.image.array > 0)
+        whole = replace(scan, truth=labels.astype(np.uint8))
+        for part in (whole, *sides.halves(whole, sides.middle(scan))):
+            rows.append(f"{part.id},{scan.subject}")
+            for name, array in (("T1w", part.image.array.astype(np.int16)), ("labels", part.truth)):
+                nibabel.save(nibabel.Nifti1Image(array, part.image.affine), folder / name / f"{part.id}.nii.gz")
+    (folder / "subjects.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
@@ -169,6 +224,23 @@ def bundle_finder(weights, path):
     print(f"{path}: Dice {mean}, {found}")
 
 
+def bundle_sides(weights, path):
+    """Write weights that tell the sides, with how well they do on the experts' labels of the validation scans."""
+    opened = load_weights(weights)
+    save_weights(path, opened.network, opened.card)
+    data = find_data(SCANS)
+    scans = [sides.read(case, data.table) for case in data.cases if case.id in VALIDATION]
+    found = np.mean([sides.shares(scan.image, scan.truth) for scan in scans], axis=0)
+    scores = {
+        "scans": sorted(VALIDATION),
+        "note": "the loss, and how long to train, were decided with 1002 and 1122 in view",
+        "share": {part.name: round(float(share), 5) for part, share in zip(sides.PAIRED, found)},
+        "share_mean": round(float(found[-1]), 5),
+    }
+    save_weights(path, opened.network, {**opened.card, "scores": {"validation": scores}})
+    print(f"{path}: {scores['share_mean']} on the right side, {scores['share']}")
+
+
 def dice_of_brain(scan, head, seed):
     """Dice of the brain that `find_brain` finds in a built head, on the grid it was found on; 0 for none."""
     brain = np.where(scan.truth == stem_label(), stem_label(), scan.image.array > 0)
@@ -182,7 +254,7 @@ def dice_of_brain(scan, head, seed):
 
 def write_cards():
     """Write what the cards of the bundled weight files say into docs/models.md."""
-    paths = [*bundled_weights().values(), *map(resource_path, finder.WEIGHTS)]
+    paths = [*bundled_weights().values(), *map(resource_path, [*finder.WEIGHTS, SIDES])]
     intro = (
         "# Model cards\n\nWhat the bundled weight files say about themselves (`gaborseg info FILE` shows all of it). "
         "Written by "
@@ -216,17 +288,11 @@ def card_text(path):
             "Held out",
             ", ".join(validation["scans"]) + "".join(f" ({validation[k]})" for k in ["note"] if k in validation),
         ],
-        [
-            "Mean Dice on them",
-            f"{validation['dice_mean']} on the cube"
-            + "".join(
-                f", {validation[key]} on the scans' own grids" for key in ["dice_mean_scan_grid"] if key in validation
-            ),
-        ],
+        measured(validation),
     ]
     scores = {
         key: validation[key]
-        for key in ("dice", "dice_scan_grid", "hd95_mm_scan_grid", "msd_mm_scan_grid")
+        for key in ("dice", "dice_scan_grid", "hd95_mm_scan_grid", "msd_mm_scan_grid", "share")
         if key in validation
     }
     titles = {
@@ -234,13 +300,22 @@ def card_text(path):
         "dice_scan_grid": "Dice, own grid",
         "hd95_mm_scan_grid": "95 % Hausdorff, mm",
         "msd_mm_scan_grid": "mean surface distance, mm",
+        "share": "share on the right side",
     }
-    names = [name for name in card["structures"] if name in scores["dice"]]
+    names = list(next(iter(scores.values())))
     table = markdown(
         ["Structure", *(titles[key] for key in scores)],
         [[name, *(values[name] for values in scores.values())] for name in names],
     )
     return f"## {path.stem}\n\n{markdown(['', ''], rows)}\n\n{table}"
+
+
+def measured(validation):
+    """Title and text of what a card says of the scans held out as a whole."""
+    if "share_mean" in validation:
+        return ["Voxels of paired structures on the right side", f"{100 * validation['share_mean']:.2f} %"]
+    own = [f", {validation[key]} on the scans' own grids" for key in ["dice_mean_scan_grid"] if key in validation]
+    return ["Mean Dice on them", f"{validation['dice_mean']} on the cube" + "".join(own)]
 
 
 def stage_text(stage):

@@ -63,6 +63,7 @@ def test_the_mean_of_two_stages_is_for_a_cube_between_theirs(tiny_weights, tmp_p
         ("gabor", True, "gpu", [None, 1], "y"),
         ("brain", False, "finder", [None, 1], "y"),
         ("outline", True, "outline", ["brain", 1, "2-mean"], "yy"),
+        ("sides", False, "sides", [None, 1], "n"),
     ],
 )
 def test_stages_go_on_from_the_best_weights_or_a_mean(name, gpu, file, starts, in_heads, tmp_path, monkeypatch):
@@ -80,14 +81,25 @@ def test_stages_go_on_from_the_best_weights_or_a_mean(name, gpu, file, starts, i
         return weights if weights.exists() else tmp_path / f"{name}-{start}.safetensors"
 
     monkeypatch.setattr(recipe.cli, "main", take)
-    monkeypatch.setattr(recipe, "brains", lambda folder: folder)
+    monkeypatch.setattr(recipe.trainer, "Trainer", recipe.Trainer)  # to have it put back
+    for data in ("brains", "halves"):
+        monkeypatch.setattr(recipe, data, lambda folder: folder)
     monkeypatch.setattr(recipe, "averaged", lambda weights, others, path: path)
     last = recipe.train(name, gpu, tmp_path, ["--threads", "3"])
     assert [*(options.init for options in asked), str(last)] == [start and str(path(start)) for start in starts]
     assert [options.recipe for options in asked] == [f"{file}:{number}" for number in range(1, len(starts))]
     assert "".join("y" if options.heads else "n" for options in asked) == in_heads
     assert all(options.threads == 3 and options.resume for options in asked)
-    assert {options.variant for options in asked} == {None if name in ("brain", "outline") else name}
+    assert {options.variant for options in asked} == {None if name in recipe.HELPERS else name}
+
+
+def test_the_loss_of_sides_is_of_left_against_right_alone():
+    """By hand: 0.1 and 0.3 of what is not background, on the left; the third voxel is on no side."""
+    scores = torch.tensor([[0.6, 0.1, 0.3], [0.2, 0.2, 0.6], [0.98, 0.01, 0.01]]).T.reshape(1, 3, 1, 1, 3)
+    labels = torch.tensor([1, 2, 0]).reshape(1, 1, 1, 3)
+    expected = -(np.log(0.1 / 0.4) + np.log(0.6 / 0.8)) / 2
+    assert recipe.side_loss(scores, labels).item() == pytest.approx(expected, rel=1e-5)
+    assert recipe.side_loss(scores, 0 * labels).item() == 0
 
 
 def test_no_loss_is_minus_nothing():

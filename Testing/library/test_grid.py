@@ -342,3 +342,23 @@ def test_normalise():
     spiked = normalise(cube)
     assert spiked.max() == 10 and spiked.min() == 0
     assert torch.equal(normalise(torch.zeros(4, 4, 4)), torch.zeros(4, 4, 4))
+
+
+def test_cube_to_image_is_exact_for_what_is_linear():
+    """In millimetres, in each order of the scan's axes, and where the cube is coarser than the scan."""
+    shape, slope = (20, 24, 16), np.array([0.3, -0.2, 0.5])
+    for store in stored_ways():
+        array, affine = store(np.zeros(shape), np.diag([2.0, 1.5, 2.5, 1.0]))
+        grid = Grid(array.shape, affine, 12)
+        index = np.indices([12] * 3)[::-1].reshape(3, -1)
+        cube = slope @ millimetres_of(grid.cube_affine(), index)
+        found = grid.cube_to_image(torch.from_numpy(cube.reshape(12, 12, 12).astype(np.float32)))
+        place = millimetres_of(affine, np.indices(array.shape).reshape(3, -1))
+        ends = millimetres_of(grid.cube_affine(), np.array([[0] * 3, [11] * 3]).T)
+        inside = ((place > ends.min(axis=1)[:, None]) & (place < ends.max(axis=1)[:, None])).all(axis=0)
+        assert inside.mean() > 0.7 and np.allclose(found.ravel()[inside], (slope @ place)[inside], atol=1e-4)
+
+
+def millimetres_of(affine, index):
+    """(3, n) of voxel indices (3, n)."""
+    return affine[:3, :3] @ index + affine[:3, 3:]

@@ -117,6 +117,8 @@ def test_both_readers_of_cards_agree(path):
         (json.dumps({**CARD, "classes": 4}), "has 2 structures for 4 classes; there must be one class more"),
         (json.dumps({**CARD, "structures": "two"}), "has 0 structures for 3 classes"),
         (json.dumps({**CARD, "field": None}), "field None; this program knows cube, content"),
+        (json.dumps({**CARD, "paired": ["Knee"]}), r"paired structures \['Knee'\]; wanted a list of names"),
+        (json.dumps({**CARD, "paired": "two"}), "paired structures 'two'; wanted a list of names"),
     ],
 )
 def test_bad_cards_are_refused_in_one_line(tmp_path, text, message):

@@ -78,6 +78,15 @@ def test_left_and_right_of_a_symmetric_brain_agree(average_brain, segmented):
     assert np.mean(dice_of_each(segmented.labels, segmented.labels[::-1])) > 0.85
 
 
+def test_sides_of_a_symmetric_brain_part_at_its_middle(average_brain, segmented):
+    """Which is at x = 0 mm; a network that were wrong by two millimetres or took left for right would be seen."""
+    x = average_brain.affine[0, 0] * np.arange(len(segmented.labels)) + average_brain.affine[0, 3]
+    far = (segmented.labels > 0) & (abs(x) > 2)[:, None, None]
+    assert far.sum() > 1_000_000 and (segmented.right == (x > 0)[:, None, None])[far].mean() > 0.999
+    assert len(segmented.sides) == 13
+    assert abs(np.mean([sides["asymmetry"] for sides in segmented.sides.values()])) < 0.03
+
+
 def test_the_brain_is_found_in_fluid_skull_and_scalp(average_brain):
     """Shells around the average brain: 2 mm of fluid, 5 mm of bone, 8 mm of fat, with room around."""
     array = np.pad(average_brain.array, 25)

@@ -32,7 +32,8 @@ def test_bundled_table_has_the_papers_structures(path):
     table = open_table(path.stem)
     assert table.path == bundled_tables()[path.stem] == path
     assert list(table.names) == [structure.name for structure in paper_structures()]
-    assert not table.complete and len(table.background) > 5
+    # Other programs label more than these structures; this one does not.
+    assert table.complete if path.stem == "sides" else not table.complete and len(table.background) > 5
     for label, ids in enumerate(table.ids, start=1):
         assert table.apply(np.array(sorted(ids), dtype=np.int64)).tolist() == [label] * len(ids)
         assert ids or label in dict(table.within)
