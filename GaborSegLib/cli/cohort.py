@@ -36,13 +36,19 @@ def _add_work(parser):
     parser.add_argument("--weights", default="mixed", metavar="W", help=WEIGHTS)
     parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="as for segment")
     parser.add_argument("--no-overview", dest="overview", action="store_false", help="make no pictures")
-    parser.add_argument("--workers", "--n-cpus", type=between(1, MOST_WORKERS), metavar="N", help="processes (default: what fits)")
-    parser.add_argument("--threads", type=between(1, MOST_WORKERS), default=1, help="of each process (default: 1, which is fastest)")
+    parser.add_argument(
+        "--workers", "--n-cpus", type=between(1, MOST_WORKERS), metavar="N", help="processes (default: what fits)"
+    )
+    parser.add_argument(
+        "--threads", type=between(1, MOST_WORKERS), default=1, help="of each process (default: 1, which is fastest)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the workers (default: cpu)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running: tcp://host:8786")
     where.add_argument("--slurm", metavar="OPTIONS", help="options of sbatch for each worker: partition=short,mem=4GB")
-    parser.add_argument("--jobs", type=between(1, MOST_WORKERS), default=4, metavar="N", help="workers in Slurm (default: 4)")
+    parser.add_argument(
+        "--jobs", type=between(1, MOST_WORKERS), default=4, metavar="N", help="workers in Slurm (default: 4)"
+    )
 
 
 def run(options, report):
