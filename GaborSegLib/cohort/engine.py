@@ -119,7 +119,7 @@ def slurm_jobs(settings, threads):
         job_extra_directives=[f"--{name}={value}" for name, value in given.items()],
         worker_extra_args=["--nthreads", "1"],
         job_script_prologue=[f"export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE"],
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard_address": ":0"},
         **{"memory": f"{WORKER_MIB}MiB", **more},
     )
 

@@ -9,6 +9,12 @@ from ..files import replacing, write_csv
 from .record import read_failure, read_record
 
 Z = "how many times 1.4826 median absolute deviations the value is from the median"
+# Columns of a paired structure: key, meaning, units.
+HALVES = (
+    ("left", "volume of the left half", {"Units": "mL"}),
+    ("right", "volume of the right half", {"Units": "mL"}),
+    ("asymmetry", "2 (left - right) / (left + right)", {}),
+)
 TABLE, MEANINGS = "group_volumes.tsv", "group_volumes.json"
 # Standard deviations from the median, robustly estimated, beyond which a value stands out; Iglewicz and Hoaglin (1993)
 # name 3.5.
@@ -27,7 +33,8 @@ class Row:
         item: the `Item`.
         record: what its sidecar has under `GaborSeg`; empty if it failed or is not done.
         failure: why it failed, or None.
-        z: dictionary from structure to its robust z.
+        z: dictionary from structure to the robust z of its volume.
+        asymmetry_z: the same of its asymmetry, for paired structures.
         reasons: why it is worth a look, in words.
     """
 
@@ -35,6 +42,7 @@ class Row:
     record: dict
     failure: str | None = None
     z: dict = field(default_factory=dict)
+    asymmetry_z: dict = field(default_factory=dict)
     reasons: list = field(default_factory=list)
 
     @property
@@ -45,6 +53,11 @@ class Row:
     @property
     def volumes(self):
         return self.record.get("VolumesMl", {})
+
+    @property
+    def sides(self):
+        """Dictionary from a paired structure to its left, right (mL) and asymmetry."""
+        return self.record.get("SidesMl", {})
 
     @property
     def quality(self):
@@ -64,6 +77,9 @@ def read_group(items, output, variant):
     for name in structures_of(rows):
         for row, z in zip(done, robust_z([row.volumes.get(name) for row in done])):
             row.z[name] = z
+        asymmetries = [row.sides.get(name, {}).get("asymmetry") for row in done]
+        for row, z in zip(done, robust_z(asymmetries)):
+            row.asymmetry_z[name] = z
     quality = robust_z([row.quality for row in done])
     for row, z in zip(done, quality):
         row.reasons = reasons(row, z)
@@ -72,6 +88,10 @@ def read_group(items, output, variant):
 
 def structures_of(rows):
     return list(dict.fromkeys(name for row in rows for name in row.volumes))
+
+
+def paired_of(rows):
+    return list(dict.fromkeys(name for row in rows for name in row.sides))
 
 
 def robust_z(values):
@@ -98,13 +118,18 @@ def reasons(row, quality_z):
         if z is not None and abs(z) > STANDS_OUT:
             how = "larger" if z > 0 else "smaller"
             found.append(f"{name} is {how} than in the others: {row.volumes[name]:.2f} mL, robust z {z:+.1f}")
+    for name, z in row.asymmetry_z.items():
+        if z is not None and abs(z) > STANDS_OUT:
+            side = "left" if z > 0 else "right"
+            asymmetry = row.sides[name]["asymmetry"]
+            found.append(f"{name} is larger on the {side} than in the others: {asymmetry:+.2f}, robust z {z:+.1f}")
     found += row.record.get("Warnings", [])
     return found
 
 
 def write_group(rows, output):
     """Write the table of all scans, and what its columns mean."""
-    names = structures_of(rows)
+    names, paired = structures_of(rows), paired_of(rows)
     columns = {
         "scan": {"Description": "what the scan is called"},
         "participant_id": {"Description": "subject, of a BIDS data set"},
@@ -113,9 +138,16 @@ def write_group(rows, output):
         "quality": {"Description": "mean over the structures of how far the network trusts its result, 0 to 1"},
         "reasons": {"Description": "why the scan is worth a look, or why it failed"},
         **{f"{name} mL": {"Description": f"volume of {name}", "Units": "mL"} for name in names},
+        **{
+            f"{name} {key}": {"Description": f"{text} of {name}", **units}
+            for name in paired
+            for key, text, units in HALVES
+        },
         **{f"{name} z": {"Description": f"robust z of the volume of {name} in this group; {Z}"} for name in names},
     }
-    write_csv(Path(output) / TABLE, [list(columns), *([*_facts(row), *_numbers(row, names)] for row in rows)], "\t")
+    write_csv(
+        Path(output) / TABLE, [list(columns), *([*_facts(row), *_numbers(row, names, paired)] for row in rows)], "\t"
+    )
     with replacing(Path(output) / MEANINGS) as temporary:
         temporary.write_text(json.dumps(columns, indent=2) + "\n", encoding="utf-8")
 
@@ -127,7 +159,12 @@ def _facts(row):
     return [item.id, item.subject or "n/a", item.session or "n/a", row.status, quality, "; ".join(told) or "n/a"]
 
 
-def _numbers(row, names):
-    volumes = [f"{row.volumes[name]:.4f}" if name in row.volumes else "n/a" for name in names]
+def _numbers(row, names, paired):
+    volumes = [row.volumes.get(name) for name in names]
+    halves = [row.sides.get(name, {}).get(key) for name in paired for key, _, _ in HALVES]
     z = [row.z.get(name) for name in names]
-    return [*volumes, *("n/a" if value is None else f"{value:.2f}" for value in z)]
+    return [*_texts([*volumes, *halves], 4), *_texts(z, 2)]
+
+
+def _texts(values, digits):
+    return ["n/a" if value is None else f"{value:.{digits}f}" for value in values]

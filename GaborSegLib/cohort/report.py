@@ -73,6 +73,7 @@ def _scan(row, names, output, variant):
         "quality": round(row.quality, 4) if record else None,
         "volumes": [row.volumes.get(name) for name in names],
         "z": [None if row.z.get(name) is None else round(row.z[name], 2) for name in names],
+        "sides": [[row.sides.get(name, {}).get(key) for key in ("left", "right", "asymmetry")] for name in names],
         "qualities": [record.get("Quality", {}).get(name) for name in names],
         "facts": facts,
         **{kind: name if record and (output / name).is_file() else None for kind, name in pictures.items()},

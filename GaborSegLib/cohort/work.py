@@ -102,6 +102,14 @@ def _segmenter(weights, device, mirror, threads):
     return Segmenter(weights, device, mirror)
 
 
+def _rounded(sides):
+    """Left, right and asymmetry of structures, as `volumes.side_volumes` gives them, with four decimals."""
+    return {
+        name: {key: None if value is None else round(value, 4) for key, value in halves.items()}
+        for name, halves in sides.items()
+    }
+
+
 def record_of(item, settings, source, segmentation, warnings):
     """The record of a segmentation, a dictionary, as its sidecar has it."""
     provenance = segmentation.provenance
@@ -118,6 +126,7 @@ def record_of(item, settings, source, segmentation, warnings):
             "Seconds": provenance["seconds"],
             "Device": provenance["device"],
             "VolumesMl": {name: round(volume, 4) for name, volume in segmentation.volumes.items()},
+            "SidesMl": _rounded(segmentation.sides),
             "Quality": {name: round(quality, 4) for name, quality in segmentation.quality.items()},
             "Warnings": warnings,
         },

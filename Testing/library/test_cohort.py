@@ -250,6 +250,7 @@ def made_rows(changed=None):
     for _ in range(20):
         facts = {
             "VolumesMl": {"Hippocampus": random.normal(7, 0.5), "Putamen": random.normal(9, 0.5)},
+            "SidesMl": {"Putamen": {"left": 4.6, "right": 4.4, "asymmetry": random.normal(0.04, 0.02)}},
             "Quality": {"Hippocampus": random.normal(0.8, 0.01), "Putamen": 0.8},
             "Warnings": [],
         }
@@ -263,6 +264,10 @@ def made_rows(changed=None):
     ("changed", "expected"),
     [
         (lambda facts: facts["VolumesMl"].update(Hippocampus=3.0), "Hippocampus is smaller than in the others"),
+        (
+            lambda facts: facts["SidesMl"]["Putamen"].update(asymmetry=-0.9),
+            "Putamen is larger on the right than in the others: -0.90, robust z -",
+        ),
         (lambda facts: facts["VolumesMl"].update(Putamen=15.0), "Putamen is larger than in the others: 15.00 mL"),
         (lambda facts: facts["Quality"].update(Hippocampus=0.2), "quality, 0.50, is far below"),
         (lambda facts: facts["Warnings"].append("this is no T1"), "this is no T1"),
@@ -280,6 +285,7 @@ def test_a_scan_that_stands_out_is_named_with_the_reason(tmp_path, changed, expe
     assert [row["scan"] for row in table] == [item.id for item in items]
     assert expected in table[-1]["reasons"] and table[0]["reasons"] == "n/a"
     assert float(table[3]["Putamen mL"]) == pytest.approx(rows[3].volumes["Putamen"], abs=1e-4)
+    assert float(table[0]["Putamen left"]) == 4.6 and "Hippocampus left" not in table[0]
     meanings = json.loads((tmp_path / group.MEANINGS).read_text())
     assert list(meanings) == list(table[0])
 
