@@ -1,6 +1,7 @@
 """A cohort's results in one table, and the scans that stand out in it."""
 
 import json
+import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from ..files import replacing, write_csv
 from .record import read_failure, read_record
 
-Z = "how many times 1.4826 median absolute deviations the value is from the median"
+Z = "its logarithm's distance from the median, over 1.4826 median absolute deviations"
 # Columns of a paired structure: key, meaning, units.
 HALVES = (
     ("left", "volume of the left half", {"Units": "mL"}),
@@ -19,6 +20,8 @@ TABLE, MEANINGS = "group_volumes.tsv", "group_volumes.json"
 # Standard deviations from the median, robustly estimated, beyond which a value stands out; Iglewicz and Hoaglin (1993)
 # name 3.5.
 STANDS_OUT = 3.5
+# A structure that was not found counts as so large, mL.
+LEAST = 0.001
 # With fewer scans a median and the spread around it say little.
 FEWEST = 8
 # 1.4826 times the median absolute deviation is the standard deviation of normally distributed values.
@@ -33,7 +36,7 @@ class Row:
         item: the `Item`.
         record: what its sidecar has under `GaborSeg`; empty if it failed or is not done.
         failure: why it failed, or None.
-        z: dictionary from structure to the robust z of its volume.
+        z: dictionary from structure to the robust z of its volume's logarithm.
         asymmetry_z: the same of its asymmetry, for paired structures.
         reasons: why it is worth a look, in words.
     """
@@ -75,7 +78,9 @@ def read_group(items, output, variant):
         rows.append(Row(item, record["GaborSeg"] if record and not failure else {}, failure))
     done = [row for row in rows if row.record]
     for name in structures_of(rows):
-        for row, z in zip(done, robust_z([row.volumes.get(name) for row in done])):
+        # Sizes differ by factors: among the old, twice as large a ventricle is as usual as half as large a one.
+        logarithms = [math.log(max(row.volumes[name], LEAST)) if name in row.volumes else None for row in done]
+        for row, z in zip(done, robust_z(logarithms)):
             row.z[name] = z
         asymmetries = [row.sides.get(name, {}).get("asymmetry") for row in done]
         for row, z in zip(done, robust_z(asymmetries)):
@@ -110,21 +115,18 @@ def robust_z(values):
 
 
 def reasons(row, quality_z):
-    """Why a scan is worth a look, in words."""
+    """Why a scan is worth a look, in words: the quality, then what is furthest from the others, then warnings."""
     found = []
-    if quality_z is not None and quality_z < -STANDS_OUT:
-        found.append(f"its quality, {row.quality:.2f}, is far below that of the others")
     for name, z in row.z.items():
-        if z is not None and abs(z) > STANDS_OUT:
-            how = "larger" if z > 0 else "smaller"
-            found.append(f"{name} is {how} than in the others: {row.volumes[name]:.2f} mL, robust z {z:+.1f}")
+        how = "larger" if (z or 0) > 0 else "smaller"
+        found.append((z, f"{name} is {how} than in the others: {row.volumes[name]:.2f} mL"))
     for name, z in row.asymmetry_z.items():
-        if z is not None and abs(z) > STANDS_OUT:
-            side = "left" if z > 0 else "right"
-            asymmetry = row.sides[name]["asymmetry"]
-            found.append(f"{name} is larger on the {side} than in the others: {asymmetry:+.2f}, robust z {z:+.1f}")
-    found += row.record.get("Warnings", [])
-    return found
+        side, asymmetry = "left" if (z or 0) > 0 else "right", row.sides[name]["asymmetry"]
+        found.append((z, f"{name} is larger on the {side} than in the others: {asymmetry or 0:+.2f}"))
+    far = sorted((-abs(z), f"{text}, robust z {z:+.1f}") for z, text in found if abs(z or 0) > STANDS_OUT)
+    low = quality_z is not None and quality_z < -STANDS_OUT
+    first = [f"its quality, {row.quality:.2f}, is far below that of the others"] if low else []
+    return [*first, *(text for _, text in far), *row.record.get("Warnings", [])]
 
 
 def write_group(rows, output):
