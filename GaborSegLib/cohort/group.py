@@ -118,15 +118,21 @@ def reasons(row, quality_z):
     """Why a scan is worth a look, in words: the quality, then what is furthest from the others, then warnings."""
     found = []
     for name, z in row.z.items():
-        how = "larger" if (z or 0) > 0 else "smaller"
-        found.append((z, f"{name} is {how} than in the others: {row.volumes[name]:.2f} mL"))
+        if _stands_out(z):
+            how = "larger" if z > 0 else "smaller"
+            found.append((z, f"{name} is {how} than in the others: {row.volumes[name]:.2f} mL"))
     for name, z in row.asymmetry_z.items():
-        side, asymmetry = "left" if (z or 0) > 0 else "right", row.sides[name]["asymmetry"]
-        found.append((z, f"{name} is larger on the {side} than in the others: {asymmetry or 0:+.2f}"))
-    far = sorted((-abs(z), f"{text}, robust z {z:+.1f}") for z, text in found if abs(z or 0) > STANDS_OUT)
+        if _stands_out(z):
+            side, asymmetry = "left" if z > 0 else "right", row.sides[name]["asymmetry"]
+            found.append((z, f"{name} is larger on the {side} than in the others: {asymmetry:+.2f}"))
+    far = [f"{text}, robust z {z:+.1f}" for z, text in sorted(found, key=lambda one: -abs(one[0]))]
     low = quality_z is not None and quality_z < -STANDS_OUT
     first = [f"its quality, {row.quality:.2f}, is far below that of the others"] if low else []
-    return [*first, *(text for _, text in far), *row.record.get("Warnings", [])]
+    return [*first, *far, *row.record.get("Warnings", [])]
+
+
+def _stands_out(z):
+    return z is not None and abs(z) > STANDS_OUT
 
 
 def write_group(rows, output):
