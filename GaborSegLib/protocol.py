@@ -108,6 +108,7 @@ RECIPE_OPTIONS = (
     "batch-size",
     "augmentation",
     "find-brain",
+    "soft-labels",
     "patch",
     "decay",
     "dropout",

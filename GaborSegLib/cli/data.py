@@ -54,6 +54,7 @@ def add_pack_arguments(parser):
     )
     parser.add_argument("--table", metavar="TABLE", help="as for train")
     parser.add_argument("--find-brain", action="store_true", help="as for train")
+    parser.add_argument("--soft-labels", action="store_true", help="as for train")
     parser.add_argument("--heads", metavar="DIR", help="as for train: the heads built around the scans go in, too")
     parser.add_argument("--cache", metavar="DIR", help="folder for prepared scans (default: a temporary one)")
 
@@ -73,7 +74,8 @@ def run_pack(options, report):
     heads = find_heads(options.heads) if options.heads else []
     keep_inputs([options.output], [options.data, *data.files, *heads])
     with nullcontext(options.cache) if options.cache else TemporaryDirectory() as cache:
-        pack(data, options.output, cache, options.grid_size, report, options.find_brain, heads)
+        size, soft = options.grid_size, options.soft_labels
+        pack(data, options.output, cache, size, report, options.find_brain, heads, soft)
     size = round(Path(options.output).stat().st_size / 2**20, 1)
     if options.json:
         report({"event": RESULT, "file": str(options.output), "cases": len(data.cases), "mib": size})

@@ -68,6 +68,12 @@ def add_arguments(parser):
         help="find the brain first and take away what is not near it; set if the weights of --init were trained so",
     )
     option(
+        "--soft-labels",
+        False,
+        action=argparse.BooleanOptionalAction,
+        help="train on the share that each structure has of a voxel, not on the label of the largest",
+    )
+    option(
         "--patch",
         None,
         type=between(16, LIMITS["grid_size"][-1]),

@@ -17,18 +17,20 @@ def merge_scores(scores, labels, counts_as):
 
     Args:
         scores: (B, C, D, H, W) after the softmax.
-        labels: (B, D, H, W) label indices; absent structures do not occur.
+        labels: (B, D, H, W) label indices, or (B, C, D, H, W) shares; absent structures do not occur.
         counts_as: `LabelTable.counts_as`, C labels.
 
     Returns:
-        (scores (B, C', D, H, W), labels (B, D, H, W)) of the C' labels that the source has, counted anew from 0; both
-        as they were if it lacks none.
+        (scores (B, C', D, H, W), labels (B, D, H, W) or (B, C', D, H, W)) of the C' labels that the source has, counted
+        anew from 0; both as they were if it lacks none.
     """
     kept = sorted(set(counts_as))
     if len(kept) == len(counts_as):
         return scores, labels
     groups = [[label for label, whole in enumerate(counts_as) if whole == other] for other in kept]
     merged = torch.stack([scores[:, group].sum(dim=1) for group in groups], dim=1)
+    if labels.dim() == scores.dim():
+        return merged, labels[:, kept]
     place = torch.tensor([kept.index(label) for label in counts_as], device=labels.device)
     return merged, place[labels.long()].to(labels.dtype)
 

@@ -166,19 +166,21 @@ AUGMENTATIONS = {
 }
 
 
-def augment(image, labels, settings, generator, patch=None, head=None):
+def augment(image, labels, settings, generator, patch=None, head=None, classes=None):
     """Change an image and its labels in the same way.
 
     Args:
         image: float tensor (D, H, W), axes z (superior), y (anterior), x (right).
-        labels: integer tensor (D, H, W).
+        labels: integer tensor (D, H, W), or with `classes` what `Grid.shares_to_cube` gives.
         settings: an `Augmentation`.
         generator: CPU `torch.Generator` that everything random is drawn from.
         patch: edge of a random cube to cut out, voxels; the whole image by default.
         head: a head built around the image, see `heads.prepare_heads`; none by default.
+        classes: number of labels, background included, if they are soft.
 
     Returns:
-        (image, labels) of the size (D, H, W), or of patch^3; outside of the image both are 0.
+        (image, labels) of the size (D, H, W), or of patch^3; outside of the image both are 0. Soft labels are shares
+        (classes, D, H, W), interpolated as the image is.
     """
     if float(torch.rand((), generator=generator)) < settings.mild:
         settings = MILD
@@ -192,7 +194,10 @@ def augment(image, labels, settings, generator, patch=None, head=None):
         # Before all is interpolated: else the brain alone would be smooth, and tell itself from the rest by that.
         image = add_head(image, head, settings, generator)
     image = _sample(image, matrix, offset, output, "bilinear")
-    labels = _sample(labels, matrix, offset, output, "nearest").to(torch.uint8)
+    if classes:
+        labels = _sample_shares(labels, classes, matrix, offset, output)
+    else:
+        labels = _sample(labels, matrix, offset, output, "nearest").to(torch.uint8)
     return _change_intensity(*_cut(image, labels, settings, generator), settings, generator)
 
 
@@ -244,6 +249,17 @@ def _sample(image, matrix, offset, output, mode):
     return functional.grid_sample(image[None, None].float(), where, mode=mode, align_corners=False)[0, 0]
 
 
+def _sample_shares(packed, classes, matrix, offset, output):
+    """Shares (classes, *output), each sampled as an image; what they lack of 1 is background."""
+    labels, parts = packed
+    shares = torch.empty(classes, *output, device=packed.device)
+    for label in range(1, classes):
+        share = torch.where(labels == label, parts, 0).sum(dim=0, dtype=torch.float32) / 255
+        shares[label] = _sample(share, matrix, offset, output, "bilinear") if share.any() else 0
+    shares[0] = (1 - shares[1:].sum(dim=0)).clamp(min=0)
+    return shares
+
+
 def _cut(image, labels, settings, generator):
     """Set one side of the image to 0, as where the field of view ends; its labels, too."""
     chance, side, place = torch.rand(3, generator=generator).tolist()
@@ -252,8 +268,11 @@ def _cut(image, labels, settings, generator):
         length = image.shape[axis]
         width = int(0.4 * place * length)
         image, labels = image.clone(), labels.clone()
+        start = length - width if at_end else 0
         for array in (image, labels):
-            array.narrow(axis, length - width if at_end else 0, width).zero_()
+            array.narrow(axis - 3, start, width).zero_()
+        if labels.dim() == 4:
+            labels[0].narrow(axis, start, width).fill_(1)
     return image, labels
 
 

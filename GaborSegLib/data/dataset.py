@@ -40,7 +40,7 @@ def read_case(case, table):
     return image, mapped
 
 
-def prepare(cases, table, cache, size=SIZE, report=silent, find_brain=False):
+def prepare(cases, table, cache, size=SIZE, report=silent, find_brain=False, soft_labels=False):
     """Bring cases to the network's grid, or find them there already.
 
     Prepared scans are kept in the folder `cache` under a key made of the files' contents and the table, so that no
@@ -54,10 +54,11 @@ def prepare(cases, table, cache, size=SIZE, report=silent, find_brain=False):
         report: takes events.
         find_brain: the cube lies over the brain, and what is not near it is taken away (see `finder`), as for weights
             with `find_brain` in their card.
+        soft_labels: also keep how large a share of a voxel each structure has.
 
     Returns:
         For each case the stem of two files: `<stem>.image.npy` (float16) and `<stem>.labels.npy` (uint8), both
-        (size, size, size), axes z, y, x.
+        (size, size, size), axes z, y, x; with `soft_labels` also of `<stem>.shares.npy`, see `Grid.shares_to_cube`.
     """
     lack = memory_lack(memory_needed(size**3, 0))
     if lack:
@@ -68,7 +69,7 @@ def prepare(cases, table, cache, size=SIZE, report=silent, find_brain=False):
     for done, case in enumerate(cases):
         report({"event": "progress", "stage": "Preparing scans", "done": done, "total": len(cases)})
         stem = cache / _key(case, table, size, find_brain)
-        if not (Path(f"{stem}.labels.npy").is_file() and Path(f"{stem}.image.npy").is_file()):
+        if not all(Path(f"{stem}.{kind}.npy").is_file() for kind in kinds(soft_labels)):
             image, labels = read_case(case, table)
             brain = finder.find_brain(image.array, image.affine) if find_brain else None
             grid = brain.grid_for(size) if brain else Grid(image.array.shape, image.affine, size)
@@ -76,9 +77,16 @@ def prepare(cases, table, cache, size=SIZE, report=silent, find_brain=False):
             cube = normalise(brain.extract(cube, grid) if brain else cube)
             _save(f"{stem}.image.npy", cube.numpy().astype(np.float16))
             _save(f"{stem}.labels.npy", grid.labels_to_cube(labels, len(table.names) + 1).numpy())
+            if soft_labels:
+                _save(f"{stem}.shares.npy", grid.shares_to_cube(labels, len(table.names) + 1).numpy())
         stems.append(stem)
     report({"event": "progress", "stage": "Preparing scans", "done": len(cases), "total": len(cases)})
     return stems
+
+
+def kinds(soft_labels):
+    """What a prepared scan consists of: files `<stem>.<kind>.npy`."""
+    return ("image", "labels", "shares") if soft_labels else ("image", "labels")
 
 
 def _key(case, table, size, find_brain):
@@ -94,25 +102,29 @@ def _save(path, array):
         np.save(temporary, array)
 
 
-def load_prepared(stem):
-    """(image float32, labels uint8) tensors (size, size, size) of a prepared case."""
-    return torch.from_numpy(load_array(f"{stem}.image.npy")).float(), torch.from_numpy(load_array(f"{stem}.labels.npy"))
+def load_prepared(stem, soft_labels=False):
+    """(image float32, labels uint8) tensors (size, size, size) of a prepared case, or (image, shares)."""
+    image = torch.from_numpy(load_array(f"{stem}.image.npy")).float()
+    return image, torch.from_numpy(load_array(f"{stem}.{'shares' if soft_labels else 'labels'}.npy"))
 
 
 class TrainingImages(torch.utils.data.Dataset):
     """One epoch's augmented images: item i is (image (1, D, H, W), labels (D, H, W)).
 
+    With `classes`, the number of labels and background, labels are soft: shares (classes, D, H, W).
+
     Everything random follows from the seed, the epoch and the item's place in the epoch alone, so that a resumed run
     draws what an uninterrupted one would have drawn, with any number of workers.
     """
 
-    def __init__(self, stems, settings, patch, seed, epoch, heads=None):
+    def __init__(self, stems, settings, patch, seed, epoch, heads=None, classes=None):
         self.stems = stems
         self.settings = settings
         self.patch = patch
         self.seed = seed
         self.epoch = epoch
         self.heads = heads
+        self.classes = classes
         self.order = torch.randperm(len(stems), generator=generator(seed, epoch)).tolist()
 
     def __len__(self):
@@ -123,7 +135,7 @@ class TrainingImages(torch.utils.data.Dataset):
 
     def read(self, place):
         """The image and the labels of a place as they were prepared, each (size, size, size)."""
-        return load_prepared(self.stems[self.order[place]])
+        return load_prepared(self.stems[self.order[place]], soft_labels=self.classes is not None)
 
     def change(self, place, image, labels):
         """Augment what `read` gave, on whatever device it lies: the item."""
@@ -133,7 +145,7 @@ class TrainingImages(torch.utils.data.Dataset):
             heads = self.heads[self.order[place]]
             head = load_array(heads[int(torch.randint(len(heads), (), generator=random))])
             head = torch.from_numpy(head).to(image.device)
-        image, labels = augment(image, labels, self.settings, random, self.patch, head)
+        image, labels = augment(image, labels, self.settings, random, self.patch, head, self.classes)
         # As a scan is before it is segmented: neither noise nor stripes are below 0 there, and both change the mean.
         return normalise(image)[None], labels
 

@@ -1,7 +1,8 @@
 """A data set's prepared scans in one file, to train from on a machine that has neither the scans nor what reads them.
 
 A zip file: `index.json` (format, name, grid size, label table, cases) and for each case `N.image.npy` (float16) and
-`N.labels.npy` (uint8), both (size, size, size), as `dataset.prepare` makes them, and `N.0.head.npy` and so on, as
+`N.labels.npy` (uint8), both (size, size, size), as `dataset.prepare` makes
+them, with soft labels also `N.shares.npy`, and `N.0.head.npy` and so on, as
 `heads.prepare_heads` makes them. Zip keeps a checksum of each.
 """
 
@@ -18,6 +19,7 @@ from ..errors import DataError
 from ..events import silent
 from ..files import check_output, regular_file, replacing
 from ..protocol import check_names, check_number, parse_json, printable
+from .dataset import kinds
 from .sources import Case, DataSet
 from .tables import LabelTable
 
@@ -27,7 +29,6 @@ MOST_HEADS = 100  # around one scan
 # A head has two numbers for each voxel of a cube half again as long, a scan two bytes for each of its cube.
 BYTES_PER_VOXEL, LONGEST_NPY_HEADER = 8, 1024
 EXTENSIONS = (".zip", ".npz")
-KINDS = ("image.npy", "labels.npy")
 
 
 def is_packed(path):
@@ -35,7 +36,7 @@ def is_packed(path):
     return Path(path).suffix.lower() in EXTENSIONS
 
 
-def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
+def pack(data, path, cache, size, report=silent, find_brain=False, heads=(), soft_labels=False):
     """Prepare all scans of a data set and write them into one file.
 
     Args:
@@ -46,13 +47,14 @@ def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
         report: takes events.
         find_brain: see `dataset.prepare`.
         heads: head label maps, see `heads.find_heads`; heads are built around all the scans.
+        soft_labels: see `dataset.prepare`.
 
     Raises:
         DataError: a scan cannot be used.
         OutputError: the file cannot be written.
     """
     check_output(path, EXTENSIONS)
-    stems = data.prepare(data.cases, cache, size, find_brain, report)
+    stems = data.prepare(data.cases, cache, size, find_brain, soft_labels, report)
     built = data.prepare_heads(data.cases, stems, heads, cache, report) or [[]] * len(stems)
     rows = zip(data.table.names, data.table.ids, data.table.counts_as[1:])
     table = [{"name": name, "ids": sorted(ids), "counts_as": label} for name, ids, label in rows]
@@ -61,6 +63,7 @@ def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
         "name": data.folder.resolve().name,
         "grid_size": size,
         "find_brain": find_brain,
+        "soft_labels": soft_labels,
         "heads": len(heads),
         "heads_each": len(built[0]) if built else 0,
         "structures": table,
@@ -70,8 +73,8 @@ def pack(data, path, cache, size, report=silent, find_brain=False, heads=()):
         file.writestr("index.json", json.dumps(index, indent=1))
         for number, stem in enumerate(stems):
             report({"event": "progress", "stage": "Packing", "done": number, "total": len(stems)})
-            for kind in KINDS:
-                file.write(f"{stem}.{kind}", f"{number}.{kind}")
+            for kind in kinds(soft_labels):
+                file.write(f"{stem}.{kind}.npy", f"{number}.{kind}.npy")
             for place, head in enumerate(built[number]):
                 file.write(head, f"{number}.{place}.head.npy")
     report({"event": "progress", "stage": "Packing", "done": len(stems), "total": len(stems)})
@@ -106,6 +109,7 @@ def open_packed(path):
                 path=Path(path),
                 grid_size=index["grid_size"],
                 find_brain=index["find_brain"],
+                soft_labels=index.get("soft_labels", False),
                 heads=index["heads"],
                 heads_each=index["heads_each"],
             )
@@ -118,18 +122,23 @@ def _check_index(index, file):
     structures, cases, each = index["structures"], index["cases"], index["heads_each"]
     check_number("grid_size", index["grid_size"])
     check_names([row["name"] for row in structures])
-    if type(index["find_brain"]) is not bool or type(index["heads"]) is not int or each not in range(MOST_HEADS + 1):
-        raise ValueError("its find_brain, heads or heads_each is none")
+    flags = index["find_brain"], index.get("soft_labels", False)
+    if (
+        not all(type(flag) is bool for flag in flags)
+        or type(index["heads"]) is not int
+        or each not in range(MOST_HEADS + 1)
+    ):
+        raise ValueError("its find_brain, soft_labels, heads or heads_each is none")
     if any(row["counts_as"] not in range(len(structures) + 1) for row in structures):
         raise ValueError("a structure counts as one that is not in it")
     texts = [case[key] for case in cases for key in ("id", "subject")]
     if not all(isinstance(text, str) for text in texts) or len(set(texts[::2])) < len(cases):
         raise ValueError("a case has no id of its own, or no subject")
     for number in range(len(cases)):
-        for kind in (*KINDS, *(f"{place}.head.npy" for place in range(each))):
-            size = file.getinfo(f"{number}.{kind}").file_size
+        for kind in (*kinds(index.get("soft_labels")), *(f"{place}.head" for place in range(each))):
+            size = file.getinfo(f"{number}.{kind}.npy").file_size
             if size > BYTES_PER_VOXEL * index["grid_size"] ** 3 + LONGEST_NPY_HEADER:
-                raise ValueError(f"{number}.{kind} has {size} bytes, too many for its grid_size")
+                raise ValueError(f"{number}.{kind}.npy has {size} bytes, too many for its grid_size")
 
 
 @dataclass(frozen=True)
@@ -142,10 +151,11 @@ class PackedData(DataSet):
     path: Path = Path()
     grid_size: int = 0
     find_brain: bool = False
+    soft_labels: bool = False
     heads: int = 0
     heads_each: int = 0
 
-    def prepare(self, cases, cache, size, find_brain=False, report=silent):
+    def prepare(self, cases, cache, size, find_brain=False, soft_labels=False, report=silent):
         """Unpack cases into a folder: a stem for each, as `dataset.prepare` gives.
 
         Raises:
@@ -160,14 +170,17 @@ class PackedData(DataSet):
         if find_brain != self.find_brain:
             how = [("without", "with")[flag] + " --find-brain" for flag in (self.find_brain, find_brain)]
             raise DataError(f"{self.path}: was packed {how[0]}, the run is {how[1]}; pack the scans again")
+        if soft_labels and not self.soft_labels:
+            raise DataError(f"{self.path}: was packed without --soft-labels, the run is with; pack the scans again")
         stems = []
         with _open(self.path) as file:
             for number in self._numbers(cases, "Unpacking scans", report):
-                entries = [f"{number}.{kind}" for kind in KINDS]
+                entries = [f"{number}.{kind}.npy" for kind in kinds(soft_labels)]
                 # Named by their checksums: what another file left there is not mistaken for this one's.
                 stem = Path(cache) / "".join(f"{file.getinfo(entry).CRC:08x}" for entry in entries)
-                for entry, kind in zip(entries, KINDS):
-                    _unpack(file, entry, Path(f"{stem}.{kind}"), (size,) * 3)
+                for entry, kind in zip(entries, kinds(soft_labels)):
+                    shape = (2, 3, size, size, size) if kind == "shares" else (size,) * 3
+                    _unpack(file, entry, Path(f"{stem}.{kind}.npy"), shape)
                 stems.append(stem)
         return stems
 

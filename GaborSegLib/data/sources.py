@@ -111,11 +111,11 @@ class DataSet:
             raise DataError(f"{self.folder}: all {len(subjects)} subjects are held out; none is left to train on")
         return training, [case for case in self.cases if case.subject in held_out]
 
-    def prepare(self, cases, cache, size, find_brain=False, report=silent):
+    def prepare(self, cases, cache, size, find_brain=False, soft_labels=False, report=silent):
         """Bring cases to the network's grid, in a folder: a stem for each, see `dataset.prepare`."""
         from .dataset import prepare  # with torch
 
-        return prepare(cases, self.table, cache, size, report, find_brain)
+        return prepare(cases, self.table, cache, size, report, find_brain, soft_labels)
 
     def prepare_heads(self, cases, stems, head_maps, cache, report=silent):
         """Build heads around prepared cases: a list of paths for each, see `heads.prepare_heads`."""

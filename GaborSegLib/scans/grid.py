@@ -104,6 +104,19 @@ class Grid:
             best = torch.maximum(best, weight)
         return result
 
+    def shares_to_cube(self, labels, classes):
+        """Resample a label map (I, J, K) with values 0 to `classes` - 1 to the cube, keeping borders soft.
+
+        Each label is resampled as an image, which gives its share of a voxel.
+
+        Returns:
+            uint8 tensor (2, 3, D, H, W): the three labels with the largest shares, and these shares in 255ths.
+        """
+        shares = torch.stack([self.image_to_cube(labels == label) for label in range(classes)])
+        shares[0] += 1 - self.image_to_cube(np.ones(self.shape, dtype=np.float32))  # outside of the scan
+        largest, which = shares.topk(3, dim=0)
+        return torch.stack([which.byte(), (255 * largest / largest.sum(dim=0)).round().byte()])
+
     def scores_to_labels(self, scores):
         """Labels on the scan's own grid from class scores on the cube.
 

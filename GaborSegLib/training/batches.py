@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.augmentation import AUGMENTATIONS
-from ..data.dataset import TrainingImages, load_prepared
+from ..data.dataset import TrainingImages, kinds, load_prepared
 from ..events import silent
 from .remedies import cannot_read, readable
 
@@ -91,8 +91,10 @@ class Batches:
     def _prepare_scans(self, share, report):
         """The names, in the cache, of some cases, and digests of what is in them: a dictionary from their ids."""
         options = self.options
-        stems = self.data.prepare(share, self.cache, options.grid_size, options.find_brain, report)
-        return {case.id: (Path(stem).name, _digest_of_scan(stem)) for case, stem in zip(share, stems)}
+        stems = self.data.prepare(share, self.cache, options.grid_size, options.find_brain, options.soft_labels, report)
+        return {
+            case.id: (Path(stem).name, _digest_of_scan(stem, options.soft_labels)) for case, stem in zip(share, stems)
+        }
 
     def _prepare_heads(self, report):
         return self.data.prepare_heads(self.training, self.training_stems, self.head_maps, self.cache, report)
@@ -112,6 +114,7 @@ class Batches:
             options.seed,
             epoch,
             self.heads,
+            len(self.data.table.names) + 1 if options.soft_labels else None,
         )
         on_device = self.augment_on == "device"
         steps = [list(self.places(number)) or [0] for number in range(step, self.steps_per_epoch)]
@@ -168,9 +171,9 @@ class _AsPrepared(Dataset):
         return self.images.read(place)
 
 
-def _digest_of_scan(stem):
+def _digest_of_scan(stem, soft_labels):
     """Of the voxels of a prepared scan and of its labels, whatever the files are called."""
-    return _digest(*(Path(f"{stem}.{kind}.npy").read_bytes() for kind in ("image", "labels")))
+    return _digest(*(Path(f"{stem}.{kind}.npy").read_bytes() for kind in kinds(soft_labels)))
 
 
 def _digest(*parts):

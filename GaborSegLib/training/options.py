@@ -26,6 +26,7 @@ class Options:
         grid_size: voxels along the edge of the network's cube.
         conventional_kernel_size, gabor_kernel_size, base_channels: of the network.
         heads: number of head label maps that heads are built from around the training scans.
+        soft_labels: targets are the shares that the structures have of each voxel, not the label of the largest.
         find_brain: find the brain first and take away what is not near it, in training and, by the card, ever after.
     """
 
@@ -46,6 +47,7 @@ class Options:
     base_channels: int = 12
     heads: int = 0
     find_brain: bool = False
+    soft_labels: bool = False
 
     @property
     def field(self):

@@ -12,6 +12,7 @@ from ..model.fitting import fit_gabor_layers
 from ..model.network import build_network
 from ..model.weights import load_weights
 from ..protocol import BEST, CARD_KEYS, CardError, check_card, has_snapshot
+from .options import Options
 from .snapshot import load_snapshot
 
 # What a resumed run must have as before, beside options and scans: name in the snapshot, and what messages call it.
@@ -73,7 +74,8 @@ def check_identity(output, before, now, report=silent):
 
 
 def _check_options(output, before, now):
-    before = {**before["options"], "batch_size": before["images_per_step"]}
+    # What an older version did not have yet was as the default is.
+    before = {**asdict(Options()), **before["options"], "batch_size": before["images_per_step"]}
     now = {**now["options"], "batch_size": now["images_per_step"]}
     different = [key for key in now if before.get(key) != now[key]]
     if different:

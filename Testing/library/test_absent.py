@@ -34,6 +34,14 @@ def test_scores_are_added_and_labels_counted_anew():
     assert [counted[labels == old].unique().tolist() for old in (0, 1, 3)] == [[0], [1], [2]]
 
 
+@ALL
+def test_soft_labels_without_shares_are_the_labels(loss):
+    scores, labels = random_case()
+    soft = functional.one_hot(labels.long(), 5).movedim(-1, 1).double()
+    expected = loss(*merge_scores(scores, labels, COUNTS_AS))
+    torch.testing.assert_close(loss(*merge_scores(scores, soft, COUNTS_AS)), expected)
+
+
 def test_nothing_absent_changes_nothing():
     scores, labels = random_case()
     merged, counted = merge_scores(scores, labels, (0, 1, 2, 3, 4))

@@ -5,11 +5,13 @@ import dataclasses
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from GaborSegLib.data.augmentation import AUGMENTATIONS, Augmentation
 from GaborSegLib.data.dataset import TrainingImages, load_prepared, prepare, read_case
 from GaborSegLib.data.sources import find_data
 from GaborSegLib.errors import DataError
+from GaborSegLib.scans.grid import Grid
 from GaborSegLib.training.remedies import cannot_read, readable
 
 
@@ -87,3 +89,30 @@ def test_training_images_are_normalised_as_scans_are(data_set, tmp_path):
         shown = image[image > 0.1 * np.percentile(image, 99)]
         assert image.min() == 0
         assert float(shown.mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_soft_labels_are_shares_of_voxels_and_move_with_the_image(data_set, tmp_path):
+    """Each is the share that resampling the structure as an image gives; mirrored, they are the mirrored ones."""
+    data = find_data(data_set)
+    stem = prepare(data.cases[:1], data.table, tmp_path, size=16, soft_labels=True)[0]
+    image, labels = read_case(data.cases[0], data.table)
+    grid = Grid(image.array.shape, image.affine, 16)
+    shares = TrainingImages([stem], AUGMENTATIONS["none"], None, 0, 0, classes=4)[0][1]
+    assert shares.shape == (4, 16, 16, 16)
+    for label in (1, 2, 3):
+        expected = grid.image_to_cube((labels == label).astype(np.float32))
+        assert ((expected > 0.1) & (expected < 0.9)).sum() > 0
+        assert torch.allclose(shares[label], expected, atol=0.01)
+    assert torch.allclose(shares.sum(dim=0), torch.tensor(1.0), atol=0.01)
+    mirrored = TrainingImages([stem], Augmentation(probability=0.0, flip=1.0), None, 0, 0, classes=4)[0][1]
+    assert torch.allclose(mirrored, shares.flip(-1), atol=1e-4)
+
+
+def test_where_the_field_of_view_is_cut_soft_labels_are_background(data_set, tmp_path):
+    data = find_data(data_set)
+    stem = prepare(data.cases[:1], data.table, tmp_path, size=16, soft_labels=True)[0]
+    cut = Augmentation(probability=0.0, cut=1.0)
+    images = [TrainingImages([stem], cut, None, 0, epoch, classes=4)[0] for epoch in range(4)]
+    for image, shares in images:
+        assert torch.allclose(shares.sum(dim=0), torch.tensor(1.0), atol=0.01)
+        assert (shares[1:, (image[0] == 0)] < 0.6).all()

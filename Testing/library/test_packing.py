@@ -55,6 +55,20 @@ def test_holds_what_prepare_makes(packed, data_set, tmp_path):
         assert all(torch.equal(one, two) for one, two in zip(load_prepared(stem), load_prepared(other)))
 
 
+def test_soft_labels_are_packed_if_asked_for(packed, data_set, tmp_path):
+    soft = tmp_path / "soft.zip"
+    assert cli.main(["pack", str(data_set), "-o", str(soft), "--grid-size", "16", "--soft-labels"]) == 0
+    found = find_data(data_set)
+    expected = prepare(found.cases, found.table, tmp_path / "cache", 16, soft_labels=True)
+    data = open_packed(soft)
+    for stem, other in zip(data.prepare(data.cases, tmp_path / "unpacked", 16, soft_labels=True), expected):
+        pairs = zip(load_prepared(stem, soft_labels=True), load_prepared(other, soft_labels=True))
+        assert all(torch.equal(one, two) for one, two in pairs)
+    data = open_packed(packed)
+    with pytest.raises(DataError, match="packed without --soft-labels"):
+        data.prepare(data.cases, tmp_path / "unpacked", 16, soft_labels=True)
+
+
 @pytest.mark.processes
 def test_trains_without_what_reads_scans_and_to_the_same_weights(packed, data_set, tmp_path):
     blocked = "import sys; sys.modules.update(nibabel=None, SimpleITK=None)\nfrom GaborSegLib import cli\n"
