@@ -208,13 +208,13 @@ class PackedData(DataSet):
 
 
 def _unpack(file, entry, path, shape):
-    """Unpack an array; `shape` is that of its last three axes."""
+    """Unpack an array; `shape` is that of its last axes."""
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_bytes(file.read(entry))
             # Mapped, so that a header that claims more than there is is refused, and takes no memory.
             found = open_memmap(temporary, mode="r").shape
-            if found[-3:] != shape:
+            if found[-len(shape) :] != shape:
                 raise ValueError(f"{entry} has the shape {found}, wanted {shape}")
 
 

@@ -65,7 +65,7 @@ def test_layout_is_found_with_its_voxels(layout, data_set, tmp_path):
     (tmp_path / "set").mkdir()
     place = LAY_OUT[layout](tmp_path / "set", files)
     if layout != "nnunet":
-        with pytest.raises(DataError, match=r"structures.csv: not found.*\(freesurfer, neuromorphometrics\)"):
+        with pytest.raises(DataError, match=r"structures.csv: not found.*\(freesurfer, neuromorphometrics, sides\)"):
             find_data(place)
     (tmp_path / "table.csv").write_text(TABLE)
     sets = [find_data(place, tmp_path / "table.csv")]
