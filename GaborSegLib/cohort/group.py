@@ -20,6 +20,9 @@ TABLE, MEANINGS = "group_volumes.tsv", "group_volumes.json"
 # Standard deviations from the median, robustly estimated, beyond which a value stands out; Iglewicz and Hoaglin (1993)
 # name 3.5.
 STANDS_OUT = 3.5
+# Where scans are as alike as this, nobody need look: of a volume's logarithm and of an asymmetry, about what two scans of
+# one person differ by; of a quality.
+LEAST_SPREAD, LEAST_QUALITY_SPREAD = 0.02, 0.01
 # A structure that was not found counts as so large, mL.
 LEAST = 0.001
 # With fewer scans a median and the spread around it say little.
@@ -80,12 +83,12 @@ def read_group(items, output, variant):
     for name in structures_of(rows):
         # Sizes differ by factors: among the old, twice as large a ventricle is as usual as half as large a one.
         logarithms = [math.log(max(row.volumes[name], LEAST)) if name in row.volumes else None for row in done]
-        for row, z in zip(done, robust_z(logarithms)):
+        for row, z in zip(done, robust_z(logarithms, LEAST_SPREAD)):
             row.z[name] = z
         asymmetries = [row.sides.get(name, {}).get("asymmetry") for row in done]
-        for row, z in zip(done, robust_z(asymmetries)):
+        for row, z in zip(done, robust_z(asymmetries, LEAST_SPREAD)):
             row.asymmetry_z[name] = z
-    quality = robust_z([row.quality for row in done])
+    quality = robust_z([row.quality for row in done], LEAST_QUALITY_SPREAD)
     for row, z in zip(done, quality):
         row.reasons = reasons(row, z)
     return rows
@@ -99,23 +102,23 @@ def paired_of(rows):
     return list(dict.fromkeys(name for row in rows for name in row.sides))
 
 
-def robust_z(values):
+def robust_z(values, least=0.0):
     """How many standard deviations each value is from the median, both estimated robustly; None where it is not known.
 
-    The standard deviation is 1.4826 times the median absolute deviation.
+    The standard deviation is 1.4826 times the median absolute deviation, but not less than `least`.
     """
     known = [value for value in values if value is not None]
     if len(known) < FEWEST:
         return [None] * len(values)
     median = statistics.median(known)
-    spread = MAD_TO_SD * statistics.median(abs(value - median) for value in known)
+    spread = max(least, MAD_TO_SD * statistics.median(abs(value - median) for value in known))
     if not spread:
         return [None] * len(values)
     return [None if value is None else (value - median) / spread for value in values]
 
 
 def reasons(row, quality_z):
-    """Why a scan is worth a look, in words: the quality, then what is furthest from the others, then warnings."""
+    """Why a scan is worth a look, in words: warnings, the quality, then what is furthest from the others."""
     found = []
     for name, z in row.z.items():
         if _stands_out(z):
@@ -128,7 +131,7 @@ def reasons(row, quality_z):
     far = [f"{text}, robust z {z:+.1f}" for z, text in sorted(found, key=lambda one: -abs(one[0]))]
     low = quality_z is not None and quality_z < -STANDS_OUT
     first = [f"its quality, {row.quality:.2f}, is far below that of the others"] if low else []
-    return [*first, *far, *row.record.get("Warnings", [])]
+    return [*row.record.get("Warnings", []), *first, *far]
 
 
 def _stands_out(z):

@@ -241,6 +241,7 @@ def test_robust_z_is_that_of_the_median_and_its_absolute_deviation():
     assert group.robust_z([*values, None])[-1] is None
     assert group.robust_z(values[:5]) == [None] * 5  # too few to say
     assert group.robust_z([1.0] * 20) == [None] * 20
+    assert group.robust_z([1.0] * 19 + [1.1], least=0.02) == pytest.approx([0.0] * 19 + [5.0])
 
 
 def made_rows(changed=None):
