@@ -20,8 +20,8 @@ TABLE, MEANINGS = "group_volumes.tsv", "group_volumes.json"
 # Standard deviations from the median, robustly estimated, beyond which a value stands out; Iglewicz and Hoaglin (1993)
 # name 3.5.
 STANDS_OUT = 3.5
-# Where scans are as alike as this, nobody need look: of a volume's logarithm and of an asymmetry, about what two scans of
-# one person differ by; of a quality.
+# Where scans are as alike as this, nobody need look: of a volume's logarithm and of an asymmetry, about what two scans
+# of one person differ by; of a quality.
 LEAST_SPREAD, LEAST_QUALITY_SPREAD = 0.02, 0.01
 # A structure that was not found counts as so large, mL.
 LEAST = 0.001
