@@ -17,7 +17,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import PanelError, parameters, write_text
+from . import PanelError, parameters, protocol, write_text
 from .results import provenance, structure_colours
 from .scan import check_volume, world_affine, write_array
 
@@ -102,7 +102,7 @@ def _structures(folder, facts):
     table = folder / TABLE
     if table.is_file():
         with open(table, newline="", encoding="utf-8") as file:
-            return [row["structure"] for row in csv.DictReader(file) if row["label"] != "0"]
+            return [protocol.csv_text(row["structure"]) for row in csv.DictReader(file) if row["label"] != "0"]
     try:
         return parameters.read_card(facts.get("weights_file", ""))["structures"]
     except PanelError:
@@ -233,14 +233,12 @@ def _read_subjects(folder):
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {"voxels": "", **row}
-            for row in csv.DictReader(file)
-            if (folder / "images" / f"{row['scan']}.nii.gz").is_file()
-        ]
+        lines = csv.DictReader(file, restval="", restkey="")
+        rows = [{"voxels": "", **{name: protocol.csv_text(line[name]) for name in line if name}} for line in lines]
+    return [row for row in rows if (folder / "images" / f"{row['scan']}.nii.gz").is_file()]
 
 
 def _write_csv(path, header, rows):
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows([protocol.csv_cell(cell) for cell in row] for row in (header, *rows))
     write_text(path, text.getvalue())

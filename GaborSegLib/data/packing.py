@@ -7,6 +7,8 @@ them, with soft labels also `N.shares.npy`, and `N.0.head.npy` and so on, as
 """
 
 import json
+import os
+import struct
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ MOST_HEADS = 100  # around one scan
 # A head has two numbers for each voxel of a cube half again as long, a scan two bytes for each of its cube.
 BYTES_PER_VOXEL, LONGEST_NPY_HEADER = 8, 1024
 EXTENSIONS = (".zip", ".npz")
+TYPES = {"image": "<f2", "labels": "|u1", "shares": "|u1"}
 
 
 def is_packed(path):
@@ -60,7 +63,7 @@ def pack(data, path, cache, size, report=silent, find_brain=False, heads=(), sof
     table = [{"name": name, "ids": sorted(ids), "counts_as": label} for name, ids, label in rows]
     index = {
         "format": FORMAT,
-        "name": data.folder.resolve().name,
+        "name": os.path.basename(os.path.realpath(data.folder)),
         "grid_size": size,
         "find_brain": find_brain,
         "soft_labels": soft_labels,
@@ -180,7 +183,10 @@ class PackedData(DataSet):
                 stem = Path(cache) / "".join(f"{file.getinfo(entry).CRC:08x}" for entry in entries)
                 for entry, kind in zip(entries, kinds(soft_labels)):
                     shape = (2, 3, size, size, size) if kind == "shares" else (size,) * 3
-                    _unpack(file, entry, Path(f"{stem}.{kind}.npy"), shape)
+                    _unpack(file, entry, Path(f"{stem}.{kind}.npy"), TYPES[kind], shape)
+                highest = open_memmap(f"{stem}.labels.npy", mode="r").max()
+                if highest > len(self.table.names):
+                    raise ValueError(f"{entries[1]} has the label {highest} of {len(self.table.names)} structures")
                 stems.append(stem)
         return stems
 
@@ -194,7 +200,7 @@ class PackedData(DataSet):
                 entries = [f"{number}.{place}.head.npy" for place in range(self.heads_each)]
                 paths = [Path(cache) / f"{file.getinfo(entry).CRC:08x}-{number}.head.npy" for entry in entries]
                 for entry, path in zip(entries, paths):
-                    _unpack(file, entry, path, (larger,) * 3)
+                    _unpack(file, entry, path, "|u1", (2, larger, larger, larger))
                 built.append(paths)
         return built
 
@@ -207,15 +213,19 @@ class PackedData(DataSet):
         report({"event": "progress", "stage": stage, "done": len(cases), "total": len(cases)})
 
 
-def _unpack(file, entry, path, shape):
-    """Unpack an array; `shape` is that of its last axes."""
+def _unpack(file, entry, path, dtype, shape):
+    """Unpack an array, which has to be of this type and shape."""
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_bytes(file.read(entry))
             # Mapped, so that a header that claims more than there is is refused, and takes no memory.
-            found = open_memmap(temporary, mode="r").shape
-            if found[-len(shape) :] != shape:
-                raise ValueError(f"{entry} has the shape {found}, wanted {shape}")
+            found = _type_and_shape(open_memmap(temporary, mode="r"))
+            if found != (dtype, shape):
+                raise ValueError(f"{entry} has the shape {found[1]} of {found[0]}, wanted {shape} of {dtype}")
+
+
+def _type_and_shape(array):
+    return array.dtype.str, array.shape
 
 
 @contextmanager
@@ -224,5 +234,7 @@ def _open(path):
     try:
         with zipfile.ZipFile(regular_file(path, DataError)) as file:
             yield file
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: is damaged or incomplete ({error}); copy it again") from error
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OSError) as error:
+        if getattr(error, "filename", None):
+            raise
+        raise DataError(f"{path}: is damaged or incomplete ({error!s:.200}); copy it again") from error

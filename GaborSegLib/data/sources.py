@@ -4,6 +4,7 @@ Runs without torch, so that a data set is looked through at once.
 """
 
 import itertools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,8 +301,9 @@ def _bids(folder):
     native = {label.session for label in labels if label.space is None}
     labels = [label for label in labels if label.space is None or label.session not in native]
     raw = folder
-    if folder.resolve().parent.name == "derivatives":
-        raw = folder.resolve().parents[1]
+    real = Path(os.path.realpath(folder))
+    if real.parent.name == "derivatives":
+        raw = real.parents[1]
         trees.append(raw)
     images = _bids_files(trees, "T1w")
     problems, of_image = [], {}

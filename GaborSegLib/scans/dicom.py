@@ -19,6 +19,9 @@ from .image import LPS_TO_RAS, Image, check_kind, check_memory, not_one_volume, 
 # A slice that is missing from a series moves others by half a slice or more; rounding moves none by a tenth.
 OUT_OF_PLACE = 0.1
 LONGEST_READING = 600  # seconds, for thousands of slices on a slow disk
+# What reading may take beside voxels, and for each of them: the file's, GDCM's and ITK's, as float64 at most.
+BASE_MIB, BYTES_PER_VOXEL = 1024, 32
+ONE_THREAD = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each takes memory, too
 AGAIN = "export the series again"
 
 
@@ -38,9 +41,10 @@ def read_dicom(path):
     sizes = Counter()
     for one in slices.values():
         sizes[one.series] += one.voxels
-    check_memory(path, [max(sizes.values(), default=0)])
+    voxels = max(sizes.values(), default=0)
+    check_memory(path, [voxels])
     with tempfile.TemporaryDirectory() as out:
-        facts = _read_apart(path, out)
+        facts = _read_apart(path, out, BASE_MIB + (BYTES_PER_VOXEL * voxels >> 20))
         _check_slices(path, folder, slices, facts)
         return _image(path, facts, np.fromfile(Path(out, "voxels"), facts["type"]))
 
@@ -60,14 +64,15 @@ def _slices(folder):
     return found
 
 
-def _read_apart(path, out):
+def _read_apart(path, out, mib):
     """What `dicom_process` tells of a series, a dictionary; its voxels are in a file in the folder `out`.
 
-    If the process failed it is {"failed": why}.
+    If the process failed, also because it took more than so many MiB, it is {"failed": why}.
     """
-    command = [sys.executable, dicom_process.__file__, os.path.abspath(path), out]
+    command = [sys.executable, dicom_process.__file__, os.path.abspath(path), out, str(mib)]
+    own = {"cwd": out, "env": {**os.environ, **ONE_THREAD}, "stdin": subprocess.DEVNULL}
     try:
-        done = subprocess.run(command, cwd=out, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_READING)
+        done = subprocess.run(command, **own, capture_output=True, timeout=LONGEST_READING)
     except subprocess.TimeoutExpired as error:
         raise ImageError(f"{path}: takes more than {LONGEST_READING} s to read; copy it to a faster disk") from error
     if done.returncode == 1:  # Python's own, after an exception

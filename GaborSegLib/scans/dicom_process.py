@@ -1,21 +1,24 @@
 """Reads one DICOM series with SimpleITK, in a process of its own: GDCM ends the process on some damaged files.
 
-`python dicom_process.py SERIES FOLDER`: SERIES is a folder of DICOM files, or one file of a series in its folder; into
-FOLDER go `voxels` (raw) and `facts.json`. It imports nothing of the library, so that it starts quickly.
+`python dicom_process.py SERIES FOLDER MIB`: SERIES is a folder of DICOM files, or one file of a series in its folder;
+into FOLDER go `voxels` (raw) and `facts.json`; it takes no more than so many MiB. It imports nothing of the library, so
+that it starts quickly.
 """
 
 import json
 import math
 import os
 import sys
+from contextlib import suppress
 
 POSITION = "0020|0032"  # of the first voxel of a slice, mm
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def main(path, out):
+def main(path, out, mib):
     import SimpleITK as sitk
 
+    _limit_memory(int(mib) << 20)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader, folder = sitk.ImageSeriesReader(), path if os.path.isdir(path) else os.path.dirname(path)
     series = [reader.GetGDCMSeriesFileNames(folder, uid) for uid in reader.GetGDCMSeriesIDs(folder)]
@@ -41,6 +44,16 @@ def main(path, out):
         )
     with open(os.path.join(out, "facts.json"), "w", encoding="utf-8") as file:
         json.dump(facts, file)
+
+
+def _limit_memory(size):
+    """Take no more memory, bytes: GDCM makes room for whatever length a damaged file tells of."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (size, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _away(reader, image):

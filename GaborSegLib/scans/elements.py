@@ -41,15 +41,21 @@ class Slice:
 
 
 def look_at(path):
-    """The `Slice` of a file, or None if neither its name nor its first bytes say that it is DICOM."""
+    """The `Slice` of a file, or None if neither its name nor its first bytes say that it is DICOM.
+
+    Raises:
+        OSError: the system does not let a file that is named so be read.
+    """
     named, found = os.path.splitext(path)[1].lower() in (".dcm", ".ima"), {}
     try:
         with open(path, "rb") as file:
             if file.read(132)[128:] != b"DICM":
                 return Slice(unclear="it does not begin as a DICOM file") if named else None
             unclear = _walk(file, found)
-    except OSError as error:
-        return Slice(unclear=str(error.strerror)) if named else None
+    except OSError:
+        if named:
+            raise
+        return None
     pixels = found.get(ROWS, 0) * found.get(COLUMNS, 0) * int(found.get(FRAMES, "1"))
     voxels = pixels if PIXELS in found else 0
     return Slice(found.get(SERIES, ""), found.get(KIND, ""), voxels, _missing(found, voxels), unclear)

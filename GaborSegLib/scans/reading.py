@@ -3,10 +3,13 @@
 nibabel is imported where a file is read: training on a packed data set does without it.
 """
 
+import errno
 import gzip
+import logging
 import math
 import os
-from contextlib import nullcontext
+import warnings
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +61,17 @@ def read_image(path):
         return _read_nibabel(path) if extension in NIBABEL else _read_text_header(path)
     except (ImageError, ImportError):
         raise
+    except MemoryError as error:
+        raise ImageError(
+            f"{path}: does not fit into the memory that is free; close other programs, or resample the scan to larger "
+            "voxels"
+        ) from error
     except Exception as error:  # the libraries raise whatever came up in them: EOFError, RuntimeError, zlib.error, ...
+        # The system's, and no fault of the file, but for a place that none has.
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
+            raise ImageError(
+                f"{error.filename or path}: cannot be read ({error.strerror}); check the permissions and the disk"
+            ) from error
         raise ImageError(
             f"{path}: cannot be read ({reason(error)}); the file is damaged or incomplete, export or copy it again"
         ) from error
@@ -78,11 +91,11 @@ def scans_in(path):
         return [path]
     try:
         files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        files = [file for file in files if split_extension(file)[1] in READABLE]
+        if not files or has_dicom(path):
+            return [path]
     except OSError as error:
         raise ImageError(f"{path}: cannot be looked into ({error.strerror}); check the permissions") from error
-    files = [file for file in files if split_extension(file)[1] in READABLE]
-    if not files or has_dicom(path):
-        return [path]
     scans = [file for file in files if not _is_label_map(file)]
     if not scans:
         raise ImageError(f"{path}: holds {len(files)} label maps and no scan; name the folder of the scans, or files")
@@ -96,8 +109,8 @@ def _is_label_map(path):
 
 def _read_text_header(path):
     header = read_header(path)
-    warnings = () if header.oriented else (orientation_unknown(path),)
-    return Image(read_voxels(path, header), header.affine, str(path), warnings)
+    doubts = () if header.oriented else (orientation_unknown(path),)
+    return Image(read_voxels(path, header), header.affine, str(path), doubts)
 
 
 def _read_nibabel(path):
@@ -109,15 +122,32 @@ def _read_nibabel(path):
         check_size(path, shape, size, file.seek(0, os.SEEK_END), MOST[COMPRESSED if packed else RAW])
         file.seek(0)
         content = inflated(file, size, size + MOST_BESIDE) if packed else None
-    image = kind.from_bytes(content) if packed else kind.from_filename(path, mmap=False)
-    array = np.asanyarray(image.dataobj)
+    with _listening() as told:
+        image = kind.from_bytes(content) if packed else kind.from_filename(path, mmap=False)
+        array = np.asanyarray(image.dataobj)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     check_kind(path, array)
-    warnings = ()
+    doubts = [f"{path}: its header was mended ({', '.join(told)}); check the result, or export it again"] * bool(told)
     if extension in (".nii", ".nii.gz") and not (image.header["sform_code"] or image.header["qform_code"]):
-        warnings = (orientation_unknown(path),)
-    return Image(array, np.array(image.affine, dtype=np.float64), str(path), warnings)
+        doubts.append(orientation_unknown(path))
+    return Image(array, np.array(image.affine, dtype=np.float64), str(path), tuple(doubts))
+
+
+@contextmanager
+def _listening():
+    """Context that gives a list of what nibabel says of a header meanwhile; nothing is printed, and no warning."""
+    from nibabel.imageglobals import logger
+
+    told, handler, others = [], logging.Handler(), logger.handlers
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger.handlers = [handler]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield told
+    finally:
+        logger.handlers = others
 
 
 def _nibabel_header(start, extension):

@@ -19,7 +19,7 @@ from ..errors import TrainingError
 from ..events import silent
 from ..files import replacing
 from ..model.weights import checksum
-from ..protocol import DAMAGED, OPTIMISER, PREVIOUS, SNAPSHOT
+from ..protocol import DAMAGED, OPTIMISER, PREVIOUS, SNAPSHOT, parse_json
 
 
 def save_snapshot(folder, network, optimiser, facts):
@@ -64,7 +64,7 @@ def load_snapshot(folder, report=silent):
             snapshot = _read(folder / name)
         except FileNotFoundError as error:
             problems.append(f"{error.filename}: is missing")
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             problems.append(f"{folder / name}: is damaged, or is no snapshot of this program: {error}")
         else:
             for problem in problems:
@@ -87,7 +87,7 @@ def _read(path):
         metadata = file.metadata() or {}
         # Copied, because what is read may be mapped to the file, which the next snapshot replaces.
         network = {name: file.get_tensor(name).clone() for name in file.keys()}
-    facts = json.loads(metadata["facts"])
+    facts = parse_json(metadata["facts"])
     if _checksum(network, facts) != metadata["sha256"]:
         raise ValueError("it does not have its checksum")
     second = path.with_name(OPTIMISER.format(facts["optimiser"][:12]))
@@ -118,10 +118,10 @@ def _remove_unused(folder, digest):
     """Remove the optimisers' states that belong to neither of the two snapshots."""
     used = {OPTIMISER.format(digest[:12])}
     with (
-        suppress(SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError),
+        suppress(SafetensorError, OSError, KeyError, TypeError, ValueError),
         safe_open(folder / PREVIOUS, framework="pt") as file,
     ):
-        used.add(OPTIMISER.format(json.loads(file.metadata()["facts"])["optimiser"][:12]))
+        used.add(OPTIMISER.format(parse_json(file.metadata()["facts"])["optimiser"][:12]))
     for path in folder.glob(OPTIMISER.format("*")):
         if path.name not in used:
             with suppress(OSError):

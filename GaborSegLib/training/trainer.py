@@ -6,6 +6,7 @@ with all of them ends with.
 """
 
 import math
+import os
 import signal
 import threading
 import time
@@ -310,7 +311,7 @@ class Trainer:
             self.identity(),
             row,
             self.data.table.names,
-            self.data.folder.resolve().name,
+            os.path.basename(os.path.realpath(self.data.folder)),
             torch.__version__,
             self.inherited,
             self.facts,

@@ -73,7 +73,7 @@ def _as_bids(data):
         (data / "images" / f"s{i}.nii.gz").rename(folder / f"sub-{i}_T1w.nii.gz")
         (data / "labels" / f"s{i}.nii.gz").rename(folder / f"sub-{i}_dseg.nii.gz")
     for name in ("images", "labels"):
-        (data / name).rmdir()
+        shutil.rmtree(data / name)  # what another file is a link to may be left
 
 
 def _as_nnunet(draw, data):

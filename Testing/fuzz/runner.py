@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from GaborSegLib.protocol import printable
+
 SECONDS, MIB = 60, 2048  # what a case may take
 LONGEST_MESSAGE = 5000
 POLL = 0.01  # seconds
@@ -198,7 +200,7 @@ def _message(case, message):
         yield f"has control characters in its message: {message[:200]!r}"
     if re.search("\n(?!  )", message):
         yield f"has a message of several lines: {message[:200]!r}"
-    if not any(name in message for name in case.names):
+    if not any(name in message or printable(name) in message for name in case.names):
         yield f"names none of {case.names}: {message[:300]!r}"
     if len(message) > LONGEST_MESSAGE:
         yield f"has a message of {len(message)} characters: {message[:200]!r}"

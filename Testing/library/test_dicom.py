@@ -3,12 +3,14 @@
 import os
 import struct
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from made import RAS_TO_LPS, SHAPE, bright_ball, millimetres, oblique, refusal, save_nifti, told
 
+from GaborSegLib.scans import dicom_process
 from GaborSegLib.scans.checking import check_image
 from GaborSegLib.scans.reading import read_image, scans_in
 
@@ -122,20 +124,15 @@ def nested(content, depth=100_000):
     return content[:here] + begin + end + content[here:]
 
 
-# The names of the files, of which 00 is the first slice and 13 the last, for example.
-@pytest.mark.parametrize("name", ["00", "13", "07"])
+# The names of files, of which 00 is the first slice and 13 the last: each change to one of them, each takes a process.
 @pytest.mark.parametrize(
-    "change",
+    "name, change",
     [
-        *(
-            more_rows,
-            nested,
-            lambda content: content[:-1],
-            lambda content: content[:-300],
-            lambda content: content[:300],
-        ),
-        *(lambda content: content[:100], lambda content: b"", lambda content: bytes(200) + content[200:]),
-        *(lambda content: content[:140] + bytes(60) + content[200:],),
+        *(("00", more_rows), ("13", more_rows), ("07", more_rows), ("07", nested)),
+        *(("00", lambda content: content[:-1]), ("13", lambda content: content[:-300])),
+        *(("00", lambda content: content[:300]), ("13", lambda content: content[:100])),
+        *(("00", lambda content: b""), ("13", lambda content: bytes(200) + content[200:])),
+        *(("07", lambda content: content[:140] + bytes(60) + content[200:]),),
     ],
 )
 def test_a_damaged_slice_is_refused_by_name(tmp_path, name, change):
@@ -164,6 +161,19 @@ def test_the_death_of_gdcm_is_one_scans_error(tmp_path, monkeypatch):
     killed = subprocess.CompletedProcess([], -11)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
     assert "GDCM, which reads DICOM, ended with status -11" in refusal(tmp_path / "series")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold the limit")
+def test_gdcm_takes_no_more_memory_than_its_voxels_need(tmp_path):
+    """It makes room for whatever length an element tells of, here 2 GiB."""
+    save_dicom(tmp_path / "series", oblique(hand=1))
+    version = b"\2\0\1\0OB\0\0"
+    longer = version + struct.pack("<I", 2**31)
+    damage(tmp_path / "series" / "1.2.3-07.dcm", lambda content: content.replace(version + b"\2\0\0\0", longer))
+    command = [sys.executable, dicom_process.__file__, str(tmp_path / "series"), str(tmp_path), "300"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        usage = os.wait4(process.pid, 0)[2]
+    assert usage.ru_maxrss >> 10 < 600  # with its code
 
 
 def test_scans_beside_one_that_ends_gdcm_are_segmented(tmp_path, tiny_weights, capsys):

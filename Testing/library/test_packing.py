@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -108,7 +109,9 @@ def test_heads_go_in_and_are_trained_with(data_set, tmp_path):
 def test_what_is_no_packed_data_set_is_refused(packed, tmp_path):
     with pytest.raises(DataError, match="no such file"):
         open_packed(tmp_path / "none.zip")
-    for name, content in (("text.zip", b"text"), ("cut.zip", packed.read_bytes()[:-100])):
+    moved = bytearray(packed.read_bytes())  # its first entry lies before the file's begin
+    struct.pack_into("<I", moved, len(moved) - 6, struct.unpack_from("<I", moved, len(moved) - 6)[0] + 1000)
+    for name, content in (("text.zip", b"text"), ("cut.zip", packed.read_bytes()[:-100]), ("moved.zip", moved)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match="damaged or incomplete"):
             open_packed(tmp_path / name)
@@ -177,7 +180,9 @@ def test_an_array_that_claims_more_than_it_has_takes_no_memory(packed, tmp_path)
     cube = np.zeros((16, 16, 16), np.float16)
     for content, message in (
         (npy(cube, b"(16, 16, 1600000000), }"), "length is greater than file size"),
-        (npy(cube[:8]), r"has the shape \(8, 16, 16\), wanted \(16, 16, 16\)"),
+        (npy(cube[:8]), r"has the shape \(8, 16, 16\) of <f2, wanted \(16, 16, 16\) of <f2"),
+        (npy(cube[None]), "has the shape"),
+        (npy(cube.astype(">f2")), "of >f2, wanted"),
         (npy(np.array([{}], dtype=object)), "object"),
         (b"", "damaged or incomplete"),
         (b"PK\x03\x04", "damaged or incomplete"),
@@ -189,6 +194,15 @@ def test_an_array_that_claims_more_than_it_has_takes_no_memory(packed, tmp_path)
     path = repacked(packed, tmp_path / "other.zip", **{"3.image.npy": bytes(8 * 16**3 + 1025)})
     with pytest.raises(DataError, match="3.image.npy has 33793 bytes, too many for its grid_size"):
         open_packed(path)
+
+
+def test_labels_without_a_structure_are_refused(packed, tmp_path):
+    labels = np.full((16, 16, 16), 4, np.uint8)
+    data = open_packed(repacked(packed, tmp_path / "other.zip", **{"3.labels.npy": npy(labels)}))
+    assert len(data.table.names) == 3
+    for _ in range(2):  # also where it was unpacked before
+        with pytest.raises(DataError, match="3.labels.npy has the label 4 of 3 structures"):
+            data.prepare(data.cases, tmp_path / "cache", 16)
 
 
 def test_a_damaged_scan_in_it_is_noticed(packed, tmp_path):

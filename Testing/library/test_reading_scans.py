@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from made import RAS_TO_LPS, SHAPE, bright_ball, oblique, refusal, save_nifti
 
+from GaborSegLib.scans import reading
 from GaborSegLib.scans.image import READABLE
 from GaborSegLib.scans.reading import read_image
 
@@ -68,7 +69,34 @@ def test_single_fourth_axis_is_dropped_by_simpleitk(tmp_path, extension):
     assert np.array_equal(read_image(tmp_path / f"scan{extension}").array, bright_ball())
 
 
+def test_what_nibabel_mends_is_one_warning_and_not_printed(tmp_path, capfd):
+    content = bytearray(save_nifti(tmp_path / "scan.nii").read_bytes())
+    content[:4] = struct.pack("<i", 349)  # sizeof_hdr
+    (tmp_path / "scan.nii").write_bytes(content)
+    (doubt,) = read_image(tmp_path / "scan.nii").warnings
+    assert doubt.startswith(f"{tmp_path / 'scan.nii'}: ") and "sizeof_hdr should be 348" in doubt
+    assert capfd.readouterr() == ("", "")
+
+
 # Refusals
+
+
+@pytest.mark.parametrize(
+    "error, text, remedy",
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied", "check the permissions"),
+        (MemoryError(), "memory", "close other programs"),
+        (EOFError("it ends"), "it ends", "export or copy it again"),
+    ],
+)
+def test_only_a_damaged_file_is_to_be_exported_again(tmp_path, monkeypatch, error, text, remedy):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(reading, "_read_nibabel", fail)
+    message = refusal(save_nifti(tmp_path / "scan.nii"))
+    assert text in message and remedy in message
+    assert ("the file is damaged" in message) == isinstance(error, EOFError)
 
 
 def test_wrong_checksum_is_refused(tmp_path):

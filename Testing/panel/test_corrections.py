@@ -147,6 +147,16 @@ def test_segments_are_told_by_name_in_any_order(corrections, segment, tmp_path):
     np.testing.assert_array_equal(read(tmp_path, "Head")[2], labels)
 
 
+def test_a_name_that_a_spreadsheet_would_run_is_quoted_and_read_again(corrections, segment, tmp_path):
+    volume = add_volume(name="-Head")
+    for labels in (made_labels(0), made_labels(1)):
+        corrections.take_correction(volume, segment(volume, labels), tmp_path)
+    with open(tmp_path / "subjects.csv", newline="") as file:
+        assert [row["scan"] for row in csv.DictReader(file)] == ["'-Head", "'-Head_2"]
+    assert corrections.count_cases(tmp_path) == 2 and corrections.count_subjects(tmp_path) == 1
+    assert [(case.id, case.subject) for case in find_data(tmp_path).cases] == [("-Head", "-Head"), ("-Head_2", "-Head")]
+
+
 def test_two_segments_of_one_name_are_one_structure(corrections, segment, tmp_path):
     volume, labels = add_volume(), made_labels()
     node = segment(volume, np.where(labels == 2, 0, labels).astype(np.uint8))

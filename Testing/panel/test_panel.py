@@ -615,6 +615,24 @@ def test_volumes_are_copied_and_saved(user, volume, tmp_path, monkeypatch):
     assert len(user.errors) == 1 and "choose another folder" in user.errors[0]
 
 
+def test_a_table_of_a_scene_runs_nothing_in_a_spreadsheet(user, volume, tmp_path):
+    from host import dialogs
+
+    from GaborSegPanel import results
+
+    facts = dict.fromkeys(("weights", "variant", "weights_sha256", "gaborseg", "torch", "seconds", "device"), "x")
+    user.choose(volume)
+    labels = np.zeros(volume.GetImageData().GetDimensions()[::-1], np.uint8)
+    names = {"=1+1": 1.0, "Core\t=1+1": 1.0}
+    user.panel.choices.outputSegmentation = results.show_results(volume, labels, names, facts)
+    user.ui.copyButton.click()
+    assert slicer.app.clipboard().text().split("\n")[1:] == ["'=1+1\t1.00\t50.00\t", "Core\\t=1+1\t1.00\t50.00\t"]
+    dialogs.answers.append(str(tmp_path / "volumes.csv"))
+    user.ui.saveButton.click()
+    rows = (tmp_path / "volumes.csv").read_text().splitlines()[1:]
+    assert rows == ["'=1+1,1.00,50.00,", "Core\\t=1+1,1.00,50.00,"]
+
+
 def test_a_scan_that_is_no_t1_is_said_in_red_with_its_result(user, volume):
     from GaborSegPanel import results
     from GaborSegPanel.run import Run

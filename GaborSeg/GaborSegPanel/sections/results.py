@@ -6,7 +6,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import PanelError, parameters, results
+from .. import PanelError, parameters, protocol, results
 from ..widgets import fill_table, say
 from . import Section
 
@@ -63,7 +63,9 @@ class ResultsSection(Section):
             ) from error
 
     def _rows(self):
-        return [results.COLUMNS, *results.volume_rows(results.volumes_table(self.choices.outputSegmentation))]
+        """As a spreadsheet may have them: a table comes with the scene, whoever made that."""
+        rows = results.volume_rows(results.volumes_table(self.choices.outputSegmentation))
+        return [[protocol.csv_cell(protocol.printable(cell)) for cell in row] for row in (results.COLUMNS, *rows)]
 
 
 def _provenance_line(facts):
