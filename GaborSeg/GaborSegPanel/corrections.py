@@ -240,5 +240,6 @@ def _read_subjects(folder):
 
 def _write_csv(path, header, rows):
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([protocol.csv_cell(cell) for cell in row] for row in (header, *rows))
+    rows = [[protocol.csv_cell(cell) for cell in row] for row in (header, *rows)]
+    csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

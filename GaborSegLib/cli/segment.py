@@ -96,13 +96,13 @@ def _outputs(options):
     from ..scans.image import LABELS_SUFFIX, WRITABLE
     from ..scans.reading import scans_in
 
-    scans = [Path(os.path.realpath(scan)) for given in options.scans for scan in scans_in(given)]
+    scans = [scan for given in options.scans for scan in scans_in(given)]
     output = Path(options.output) if options.output else Path(".")
     is_file = split_extension(output)[1] in WRITABLE
     if is_file and len(scans) > 1:
         raise OutputError(f"{output}: is one file, for {len(scans)} scans; name a folder")
     folder, outputs = output.parent if is_file else output, []
-    for scan in scans:
+    for scan in (Path(os.path.realpath(scan)) for scan in scans):  # a name for ".", too
         stem = scan.name if scan.is_dir() else Path(split_extension(scan)[0]).name
         files = {"labels": output if is_file else folder / f"{stem}{LABELS_SUFFIX}.nii.gz"}
         if options.seg_nrrd:

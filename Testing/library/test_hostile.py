@@ -277,6 +277,12 @@ def test_names_that_no_file_can_have(name, scan, tiny_weights, tmp_path, refused
         refused(*arguments, *(["--weights", tiny_weights] if arguments[0] == "segment" else []))
 
 
+def test_a_link_to_nothing_is_called_as_it_was_given(tiny_weights, tmp_path, refused):
+    (tmp_path / "link.nii.gz").symlink_to("nowhere")
+    message = refused("segment", tmp_path / "link.nii.gz", "--weights", tiny_weights)
+    assert message.startswith(f"gaborseg: {tmp_path / 'link.nii.gz'}: there is no such file")
+
+
 def test_a_closed_folder(scan, tmp_path, refused, monkeypatch):
     """An administrator may look into all of them, so the system's answer is made."""
 
