@@ -22,7 +22,7 @@ from pathlib import Path
 from GaborSegLib.protocol import printable
 
 SECONDS, MIB = 60, 2048  # what a case may take
-LONGEST_MESSAGE = 5000
+LONGEST_MESSAGE = 6000  # the longest word that is given, and what is said of it
 POLL = 0.01  # seconds
 # Control characters that a terminal would obey, or by which a line is not one, and those that turn its direction.
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
