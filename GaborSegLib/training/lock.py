@@ -14,10 +14,23 @@ from pathlib import Path
 
 from ..errors import OutputError, TrainingError
 from ..events import silent
-from ..protocol import BEAT, LOCK, OVERDUE, REFUSED, STOP, WARNING, has_snapshot, is_alive, lock_age, read_lock
+from ..protocol import (
+    BEAT,
+    LOCK,
+    OVERDUE,
+    REFUSED,
+    STOP,
+    WARNING,
+    has_snapshot,
+    is_alive,
+    lock_age,
+    printable,
+    read_lock,
+)
 
 # Seconds between two looks at what another computer writes.
 POLL = 1.0
+LONGEST_PART = 500  # letters that a message has of what a lock says, whoever wrote it
 # Seconds that a file on a shared disk may take until another computer sees it.
 SEEN_WITHIN = 3.0
 
@@ -120,7 +133,7 @@ def _is_over(path, other, owner, report):
 
 def _is_silent(path, other, report):
     """Watch the lock of another computer until it is touched, or has not been for so long that its run must be over."""
-    run = f"{path.parent}: the run of process {other['pid']} on {other['host']}"
+    run = f"{path.parent}: the run of process {other['pid']} on {printable(other['host'])[:LONGEST_PART]}"
     age, before = lock_age(path.parent), None
     while age is not None and age <= OVERDUE:
         if before is None:
@@ -137,7 +150,8 @@ def _is_silent(path, other, report):
 
 
 def _refusal(path, other):
-    who = f"process {other.get('pid')} on {other.get('host')}, since {other.get('started')} ({other.get('command')})"
+    host, started, command = (printable(other.get(key))[:LONGEST_PART] for key in ("host", "started", "command"))
+    who = f"process {other.get('pid')} on {host}, since {started} ({command})"
     return (
         f"{path.parent}: another run is at work in this folder: {who}. Wait for it, stop it by a file named {STOP} in "
         f"the folder, or choose another folder. If that process is something else, or its computer is gone, delete "

@@ -70,6 +70,14 @@ def test_a_second_run_is_refused_and_told_of_the_first(tmp_path, host):
     assert (tmp_path / LOCK).read_text() == lock_of(os.getppid(), host)
 
 
+def test_what_a_lock_says_is_shown_short_and_without_what_a_terminal_obeys(tmp_path):
+    owner = {"pid": os.getppid(), "host": socket.gethostname(), "command": "\x1b[31m" + 10**6 * "x"}
+    (tmp_path / LOCK).write_text(json.dumps(owner))
+    with pytest.raises(TrainingError, match=r"\\x1b\[31mxxx") as caught, locked(tmp_path):
+        pass
+    assert len(str(caught.value)) < 2000 and "\x1b" not in str(caught.value)
+
+
 @pytest.mark.processes
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     for text in (lock_of(dead_pid()), "", "no JSON", "[1]"):
