@@ -109,7 +109,7 @@ def test_wrong_tables_are_refused(text, message, table):
 
 
 def test_tables_that_are_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"nothing.csv: not found.*\(freesurfer, neuromorphometrics\)"):
+    with pytest.raises(DataError, match=r"nothing.csv: not found.*\(freesurfer, neuromorphometrics, sides\)"):
         open_table(tmp_path / "nothing.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="binary.csv: cannot be read as CSV"):
