@@ -213,10 +213,10 @@ def test_errors_of_every_step_cost_their_scan_alone(tiny_weights, tmp_path, caps
             raise GaborSegError("scan 3")
         return predict(self, cube, report)
 
-    def failing_save(self, path):
+    def failing_save(self, path, parts=None):
         if path.name.startswith("s6"):
             raise OutputError("scan 6")
-        save(self, path)
+        save(self, path, parts)
 
     monkeypatch.setattr(Segmenter, "predict", failing_predict)
     monkeypatch.setattr(Segmentation, "save", failing_save)
