@@ -117,7 +117,17 @@ def table(courses):
             [name, size, *(f"{value:.3f}" for value in (mean[0], mean[middle], mean[-1], half)),
              f"{slopes[middle]:.4f}", f"{slopes.max():.3g}", f"{spread:.4f}"]
         )  # fmt: skip
-    heads = ["Loss", "m", "t = 0", "t = 0.5", "t = 1", "half at t =", "|dL/dt| at 0.5", "largest", "spread of the seeds, at most"]
+    heads = [
+        "Loss",
+        "m",
+        "t = 0",
+        "t = 0.5",
+        "t = 1",
+        "half at t =",
+        "|dL/dt| at 0.5",
+        "largest",
+        "spread of the seeds, at most",
+    ]
     return markdown(heads, rows)
 
 
@@ -128,9 +138,7 @@ def main():
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     times, seeds = course_times(options.steps), range(options.seeds)
-    courses = {
-        (name, size): simulate(loss, size, times, seeds) for size in SIZES for name, loss in LOSSES.items()
-    }
+    courses = {(name, size): simulate(loss, size, times, seeds) for size in SIZES for name, loss in LOSSES.items()}
     draw(courses, options.picture)
     print(table(courses))
 
