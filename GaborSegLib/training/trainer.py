@@ -103,10 +103,8 @@ class Trainer:
         self.progress, self.inherited = Progress(), {"earlier_stages": []}
         self.asked_to_stop, self.saved = False, time.monotonic()
         self.team.broadcast_from_first(self._check_start)
-        self.network = new_network(self.options, classes=len(data.table.names) + 1)
-        snapshot = self.team.broadcast_from_first(
-            lambda: read_snapshot(self.output, resume, self.identity(), self.report)
-        )
+        self.network = self.configure_network()
+        snapshot = self.team.broadcast_from_first(lambda: read_snapshot(output, resume, self.identity(), self.report))
         if init and not snapshot:
             self.inherited = start_from(init, self.network, data.table.names, self.options.variant, self.report)
         self.network.to(self.device)
@@ -121,6 +119,10 @@ class Trainer:
         self.model = self._parallel()
 
     # What a subclass may change
+
+    def configure_network(self):
+        """The network, on the CPU. Its file is opened as the options' network, so it has the weights of one."""
+        return new_network(self.options, classes=len(self.data.table.names) + 1)
 
     def configure_loss(self):
         """The loss: takes scores (B, C, D, H, W) after the softmax and labels (B, D, H, W)."""
@@ -251,10 +253,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self):
-        """Dice per structure on the whole validation images, the mean over the scans that have it.
-
-        The processes share the scans.
-        """
+        """Dice per structure on whole validation images, shared by the processes; the mean over those that have it."""
         self.network.eval()
         rows, count = {}, len(self.batches.validation)
         for place in range(self.team.rank, count, self.team.size):

@@ -3,14 +3,16 @@
     python Testing/paper/figure3.py            # docs/images/paper-figure3.png, and Markdown for docs/paper.md
 
 Where several splits were run, each point is their mean, with their spread. A run whose loss was no number any more
-counts as Dice 0 in the figure and the tests, and is marked.
+counts as Dice 0 in the figure and the tests, and is named at the end.
 """
 
 import argparse
+from math import comb
 from pathlib import Path
 
 import numpy as np
 import study
+from accuracy import PAPER
 from scans import markdown
 
 from GaborSegLib.files import replacing
@@ -18,10 +20,11 @@ from GaborSegLib.structures import paper_structures
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "paper-figure3.png"
 RATES = [f"{rate:.1e}" for rate in study.RATES]
+LOW, MIDDLE, HIGH = slice(0, 2), 2, slice(3, 5)  # of the rates: below 1e-3, 1e-3, above it
 
 
 class Results:
-    """The rows of one scale: mean test Dice of (variant, loss, rate), an array over splits, NaN where it is not run."""
+    """The rows of one scale."""
 
     def __init__(self, rows, scale):
         rows = [row for row in rows if row["scale"] == scale]
@@ -29,6 +32,7 @@ class Results:
         self.rows = {(row["variant"], row["loss"], row["rate"], int(row["split"])): row for row in rows}
 
     def dice(self, variant, loss, rate):
+        """Test Dice over the splits; NaN for what was not run."""
         return np.array([self._value(variant, loss, rate, split) for split in self.splits])
 
     def _value(self, *key):
@@ -37,12 +41,12 @@ class Results:
             return np.nan
         return float(row["test_dice"]) if row.get("test_dice") else 0.0
 
-    def mean(self, variant, loss, rate):
-        found = self.dice(variant, loss, rate)
-        return np.nan if np.isnan(found).all() else float(np.nanmean(found))
+    def curves(self, variant, split):
+        """Test Dice over the rates: dictionary from loss to array."""
+        return {loss: np.array([self._value(variant, loss, rate, split) for rate in RATES]) for loss in study.LOSSES}
 
     def failures(self):
-        return [key for key, row in self.rows.items() if row.get("failure")]
+        return [row for row in self.rows.values() if row.get("failure")]
 
 
 def draw(results, path):
@@ -51,15 +55,15 @@ def draw(results, path):
     figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
     for axis, variant in zip(axes, study.VARIANTS):
         for loss, style in zip(study.LOSSES, ("o-", "s--", "^:")):
-            dice = np.array([results.dice(variant, loss, rate) for rate in RATES])
-            found = ~np.isnan(dice).all(axis=1)
+            dice = np.array([results.dice(variant, loss, rate) for rate in RATES]).reshape(len(RATES), -1)
+            found = (~np.isnan(dice)).any(axis=1)
             if found.any():
                 x, dice = np.array(study.RATES)[found], dice[found]
                 spread = np.nanstd(dice, axis=1)
                 axis.errorbar(x, np.nanmean(dice, axis=1), yerr=spread, fmt=style, capsize=3, label=loss)
-        axis.set(title=variant, xscale="log", xlabel="learning rate", ylim=(0, 1))
+        axis.set(title=variant, xscale="log", xlabel="learning rate", xlim=(7e-5, 1.4e-2), ylim=(0, 1))
     axes[0].set_ylabel("test Dice")
-    axes[0].legend()
+    axes[0].legend(*next((h for axis in axes if (h := axis.get_legend_handles_labels())[0]), ([], [])))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
@@ -68,23 +72,25 @@ def draw(results, path):
 def rates_table(results):
     """Mean test Dice of every combination, as Markdown."""
     rows = [
-        [variant, loss, *(percent(results.dice(variant, loss, rate)) for rate in RATES)]
+        [variant, loss, *(percent(results.dice(variant, loss, rate)) or "not run yet" for rate in RATES)]
         for variant in study.VARIANTS
         for loss in study.LOSSES
     ]
     return markdown(["Kernels", "Loss", *RATES], rows)
 
 
-def structures_table(results, rate="1.0e-03"):
-    """Table 1(b): Dice of each structure at one rate, in percent."""
+def structures_table(results, rate=RATES[MIDDLE]):
+    """Table 1(b): Dice of each structure at one rate, in percent, with the paper's in brackets."""
     names = [structure.name for structure in paper_structures()]
     columns = [(variant, loss) for variant in study.VARIANTS for loss in ("pcc", "dice")]
     rows = []
-    for name in (*names, "test_dice"):
+    for place, name in enumerate([*names, "test_dice"]):
         cells = []
-        for variant, loss in columns:
-            found = [results.rows.get((variant, loss, rate, split), {}).get(name) for split in results.splits]
-            cells.append(percent(np.array([float(value) if value else np.nan for value in found])))
+        for column in columns:
+            found = [results.rows.get((*column, rate, split), {}).get(name) for split in results.splits]
+            ours = percent(np.array([float(value) if value else np.nan for value in found]))
+            figures, average = PAPER[column]
+            cells.append(f"{ours} ({[*figures, average][place]})".strip())
         rows.append(["**Mean**" if name == "test_dice" else name, *cells])
     return markdown(["Structure", *(f"{variant}, {loss}" for variant, loss in columns)], rows)
 
@@ -97,55 +103,104 @@ def percent(values):
     return f"{values.mean():.1f}" if len(values) == 1 else f"{values.mean():.1f}±{values.std():.1f}"
 
 
+# The sentences of Section 3.2
+
+
+def lost(dice):
+    """How far the mean over the rates is below the best rate."""
+    return dice.max() - dice.mean()
+
+
+# Sentence, what it is measured by (from the curves of one variant and split), from where to where that agrees.
+ANY = np.inf
+OF_EACH_VARIANT = [
+    (
+        "PCC is the most robust to the rate (loses least from its best rate to the mean of all; by how much less than "
+        "the next)",
+        lambda c: min(lost(c["dice"]), lost(c["cross-entropy"])) - lost(c["pcc"]),
+        (0, ANY),
+    ),
+    (
+        "PCC is the most accurate (at its best rate, ahead of the next)",
+        lambda c: c["pcc"].max() - max(c["dice"].max(), c["cross-entropy"].max()),
+        (0, ANY),
+    ),
+    (
+        "The Dice loss drops abruptly above 1e-3 (by more than 0.05 on average)",
+        lambda c: c["dice"][MIDDLE] - c["dice"][HIGH].mean(),
+        (0.05, ANY),
+    ),
+    (
+        "Cross-entropy is robust, too (falls by less than 0.05 above 1e-3)",
+        lambda c: c["cross-entropy"][MIDDLE] - c["cross-entropy"][HIGH].mean(),
+        (-ANY, 0.05),
+    ),
+    (
+        "Cross-entropy is less accurate than PCC (best rates)",
+        lambda c: c["pcc"].max() - c["cross-entropy"].max(),
+        (0, ANY),
+    ),
+    (
+        "The Dice loss is better than cross-entropy up to 1e-3 (mean of the rates)",
+        lambda c: c["dice"][: MIDDLE + 1].mean() - c["cross-entropy"][: MIDDLE + 1].mean(),
+        (0, ANY),
+    ),
+    (
+        "All losses fall below 1e-3 (from there to 1e-4, the one that falls least)",
+        lambda c: min(c[loss][MIDDLE] - c[loss][0] for loss in study.LOSSES),
+        (0, ANY),
+    ),
+    (
+        "There the Dice loss falls more than PCC (by)",
+        lambda c: (c["dice"][MIDDLE] - c["dice"][LOW].mean()) - (c["pcc"][MIDDLE] - c["pcc"][LOW].mean()),
+        (0, ANY),
+    ),
+]
+BETWEEN_VARIANTS = [
+    ("Conventional and mixed are alike with PCC at 1e-3 (within 0.01)", "conventional", "mixed", (-0.01, 0.01)),
+    ("Gabor is 2 to 3 points behind mixed (PCC at 1e-3; 0.01 to 0.04)", "mixed", "gabor", (0.01, 0.04)),
+]
+
+
 def sentences(results):
-    """What Section 3.2 says, and what these runs say: rows (sentence, agrees, by how much)."""
-    mean = results.mean
-    best = {(v, s): np.nanmax([mean(v, s, r) for r in RATES]) for v in study.VARIANTS for s in study.LOSSES}
-    lost = {
-        key: best[key] - np.nanmean([mean(*key, rate) for rate in RATES]) for key in best
-    }  # how far the mean over all rates is below the best rate
-    low, middle, high = RATES[0], RATES[2], RATES[3:]
+    """What Section 3.2 says, and what these runs say.
 
-    def losses(variant, what):
-        return {loss: what[variant, loss] for loss in study.LOSSES}
-
+    Returns:
+        Rows (sentence, dictionary from variant to values over the splits, (from, to) that agrees). Values that would
+        need a run that is not there are NaN.
+    """
+    curves = {(v, split): results.curves(v, split) for v in study.VARIANTS for split in results.splits}
     rows = []
-    robust = [min(losses(v, lost), key=losses(v, lost).get) == "pcc" for v in study.VARIANTS]
-    by = [f"{v}: " + ", ".join(f"{k} {x:.2f}" for k, x in losses(v, lost).items()) for v in study.VARIANTS]
-    rows.append(["PCC is the most robust to the rate", robust, "; ".join(by)])
-    accurate = [max(losses(v, best), key=losses(v, best).get) == "pcc" for v in study.VARIANTS]
-    by = [f"{v}: " + ", ".join(f"{k} {x:.3f}" for k, x in losses(v, best).items()) for v in study.VARIANTS]
-    rows.append(["PCC is the most accurate", accurate, "; ".join(by)])
-    drop = [mean(v, "dice", middle) - np.nanmean([mean(v, "dice", r) for r in high]) for v in study.VARIANTS]
-    rows.append(["The Dice loss drops above 1e-3", [d > 0.05 for d in drop], _by_variant(drop)])
-    drop = [mean(v, "cross-entropy", middle) - mean(v, "cross-entropy", high[0]) for v in study.VARIANTS]
-    rows.append(["Cross-entropy is robust above 1e-3", [abs(d) < 0.05 for d in drop], _by_variant(drop)])
-    behind = [best[v, "pcc"] - best[v, "cross-entropy"] for v in study.VARIANTS]
-    rows.append(["Cross-entropy is less accurate than PCC", [b > 0 for b in behind], _by_variant(behind)])
-    fall = [min(mean(v, s, middle) - mean(v, s, low) for s in study.LOSSES) for v in study.VARIANTS]
-    rows.append(["All fall below 1e-3 (smallest fall to 1e-4)", [f > 0 for f in fall], _by_variant(fall)])
-    more = [
-        (mean(v, "dice", middle) - mean(v, "dice", low)) - (mean(v, "pcc", middle) - mean(v, "pcc", low))
-        for v in study.VARIANTS
-    ]
-    rows.append(["The Dice loss falls more than PCC there", [m > 0 for m in more], _by_variant(more)])
-    apart = best["conventional", "pcc"] - best["mixed", "pcc"]
-    rows.append(["Conventional and mixed are alike with PCC", [abs(apart) < 0.02], f"{apart:+.3f}"])
-    apart = best["mixed", "pcc"] - best["gabor", "pcc"]
-    rows.append(["Gabor is 2 to 3 points behind", [0.01 < apart < 0.05], f"{apart:+.3f}"])
+    for text, measure, agrees in OF_EACH_VARIANT:
+        values = {v: np.array([measure(curves[v, split]) for split in results.splits]) for v in study.VARIANTS}
+        rows.append((text, values, agrees))
+    for text, one, other, agrees in BETWEEN_VARIANTS:
+        values = results.dice(one, "pcc", RATES[MIDDLE]) - results.dice(other, "pcc", RATES[MIDDLE])
+        rows.append((text, {f"{one} - {other}": values}, agrees))
     if len(results.splits) > 1:
-        spread = np.nanmax([np.nanstd(results.dice(v, "pcc", middle)) for v in study.VARIANTS])
-        rows.append(["Splits differ by less than 1 % at 1e-3", [spread < 0.01], f"{spread:.3f}"])
+        spread = {v: np.array([np.std(results.dice(v, "pcc", RATES[MIDDLE]))]) for v in study.VARIANTS}
+        rows.append(("Splits differ by less than 1 % (PCC at 1e-3, deviation)", spread, (-ANY, 0.01)))
     return rows
 
 
-def _by_variant(values):
-    return ", ".join(f"{variant} {value:+.3f}" for variant, value in zip(study.VARIANTS, values))
-
-
 def sentences_table(results):
-    rows = [[sentence, f"{sum(map(bool, agree))} of {len(agree)}", by] for sentence, agree, by in sentences(results)]
-    return markdown(["The paper", "our runs agree", "by how much (Dice)"], rows)
+    """As Markdown: how many comparisons agree, by how much, and how often coins would agree so well."""
+    lines = []
+    for text, values, (low, high) in sentences(results):
+        known = {name: found[~np.isnan(found)] for name, found in values.items()}
+        everything = np.concatenate(list(known.values()))
+        agree = int(((everything > low) & (everything < high)).sum())
+        by = ", ".join(f"{name} {found.mean():+.3f}" for name, found in known.items() if len(found))
+        sure = ""
+        if (low, high) == (0, ANY) and len(everything):
+            sure = f"{100 * by_chance(agree, len(everything)):.0f} %"
+        lines.append([text, f"{agree} of {len(everything)}" if len(everything) else "not run yet", by, sure])
+    return markdown(["The paper", "our runs agree", "by how much (Dice)", "coins would"], lines)
+
+
+def by_chance(agree, count):
+    """The probability that of so many coins at least so many agree."""
+    return sum(comb(count, number) for number in range(agree, count + 1)) / 2**count
 
 
 def main():
@@ -156,10 +211,9 @@ def main():
     options = parser.parse_args()
     results = Results(study.read_table(options.table), options.scale)
     draw(results, options.picture)
-    parts = [rates_table(results), structures_table(results), sentences_table(results)]
-    print("\n\n".join(parts))
-    for key in results.failures():
-        print(f"\nno number any more: {key}")
+    print("\n\n".join([rates_table(results), structures_table(results), sentences_table(results)]))
+    for row in results.failures():
+        print(f"\n{row['variant']}, {row['loss']}, {row['rate']}, split {row['split']}: {row['failure']}")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,42 @@
 """Fig. 3 and Table 1 of Wong & Moradi 2022: three kernel variants, three losses, five learning rates, five splits.
 
     python Testing/paper/study.py --splits 0                    # small scale: 45 runs, about six hours on one core
-    python Testing/paper/study.py --scale paper                 # 225 runs of 300 epochs at 128^3
+    python Testing/paper/study.py --scale paper --splits 0 1 2 3 4 --device cuda     # 225 runs of 300 epochs at 128^3
 
 Each run is a folder of the ordinary trainer. A run that is done is not done again, one that was interrupted goes on, so
 the study may be stopped at any moment. A run that ends with a loss that is no number is a result: its scores are empty.
-What a run came to is a row of a table (--table), which is written anew after each.
+What a run came to is a row of a table (--table), which is written anew after each, as is the figure beside the runs.
+Other studies of this folder are lists of runs for the same machinery: open_questions.py is one. How runs are spread
+over processes and machines stands in schedule.py.
 """
 
 import argparse
 import csv
 import os
 import sys
-import time
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import schedule
+from gabor_layers import trainer_with
 from scans import SCANS
 
 from GaborSegLib.data.dataset import load_prepared
 from GaborSegLib.data.sources import find_data
-from GaborSegLib.errors import TrainingError
+from GaborSegLib.errors import GaborSegError, TrainingError
 from GaborSegLib.evaluation.metrics import dice
+from GaborSegLib.events import silent
 from GaborSegLib.files import replacing
 from GaborSegLib.model.network import cube_scores
 from GaborSegLib.model.weights import load_weights
 from GaborSegLib.protocol import BEST
+from GaborSegLib.training.lock import locked
 from GaborSegLib.training.options import Options
-from GaborSegLib.training.trainer import Trainer
 
 VARIANTS = ("conventional", "mixed", "gabor")
 LOSSES = ("pcc", "dice", "cross-entropy")
@@ -52,28 +55,44 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One network of the study."""
+    """One network of a study.
 
-    scale: str
+    Args:
+        name: its folder, in the study's.
+        key: dictionary of texts that its row of the table begins with, and is known by.
+        options: `Options`.
+        split: number of the split of the scans.
+        layer: what its Gabor layers are, a key of `gabor_layers.LAYERS`.
+    """
+
+    name: str
+    key: dict
+    options: Options
     split: int
-    variant: str
-    loss: str
-    rate: float
+    layer: str = ""
 
-    @property
-    def name(self):
-        return f"{self.scale}/split{self.split}/{self.variant}-{self.loss}-{self.rate:.1e}"
-
-    @property
-    def options(self):
-        return replace(SCALES[self.scale], variant=self.variant, loss=self.loss, learning_rate=self.rate)
+    def row_in(self, table):
+        """Its row in a list of rows, or None."""
+        return next((row for row in table if all(row.get(name) == text for name, text in self.key.items())), None)
 
 
-def runs(scale, splits):
-    """All runs of some splits; those of one rate together, the middle one first, so that tables fill evenly."""
+def runs(scale, splits, base=None):
+    """All runs of some splits; those of one rate together, the middle one first, so that tables fill evenly.
+
+    Args:
+        scale: a key of `SCALES`, or another name with options of its own.
+        splits: numbers.
+        base: `Options` that variant, loss and rate go into; those of the scale by default.
+    """
+    base = base or SCALES[scale]
     rates = sorted(RATES, key=lambda rate: abs(np.log(rate / 1e-3)))
     return [
-        Run(scale, split, variant, loss, rate)
+        Run(
+            f"{scale}/split{split}/{variant}-{loss}-{rate:.1e}",
+            {"scale": scale, "split": str(split), "variant": variant, "loss": loss, "rate": f"{rate:.1e}"},
+            replace(base, variant=variant, loss=loss, learning_rate=rate),
+            split,
+        )
         for split, rate, loss, variant in product(splits, rates, LOSSES, VARIANTS)
     ]
 
@@ -87,34 +106,47 @@ def split_cases(cases, number):
     return [[case for case in cases if case.subject in part] for part in parts]
 
 
-def train(run, data, folder, report):
-    """Train a run to its end, or find it there; its row."""
+def train(run, folder, scans, device="cpu", report=silent):
+    """Train a run to its end, or find it there.
+
+    Args:
+        run: a `Run`.
+        folder: of the study, which the run's folder lies in.
+        scans: of a data set.
+        device: torch device.
+        report: takes events.
+
+    Returns:
+        Its row, a dictionary of texts; None if it was stopped.
+
+    Raises:
+        TrainingError: another process is at work in the run's folder.
+    """
+    data = find_data(scans)
     training, validation, test = split_cases(data.cases, run.split)
-    known = replace(data, cases=tuple(training + validation))
-    output = folder / run.name
-    row = {"scale": run.scale, "split": run.split, "variant": run.variant, "loss": run.loss, "rate": f"{run.rate:.1e}"}
-    trainer = Trainer(
-        known,
-        output,
-        run.options,
-        [case.id for case in validation],
-        resume=True,
-        cache=folder / "cache",
-        report=report,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    try:
-        progress = trainer.run()
-    except TrainingError as error:
-        if "loss" not in str(error):
-            raise
-        return {**row, "failure": str(error).replace("\n", " ")}
-    if progress.epoch < run.options.epochs:
-        return None
-    scores = test_scores(output / BEST, data, test, folder / "cache", run.options)
+    output = Path(folder) / run.name
+    with locked(output):
+        trainer = trainer_with(run.layer)(
+            replace(data, cases=tuple(training + validation)),
+            output,
+            run.options,
+            [case.id for case in validation],
+            resume=True,
+            cache=Path(folder) / "cache",
+            report=report,
+            device=device,
+        )
+        try:
+            progress = trainer.run()
+        except TrainingError as error:
+            if "the loss became" not in str(error):
+                raise
+            return {**run.key, "failure": str(error).replace("\n", " ").removeprefix(f"{output}: ")}
+        if progress.epoch < run.options.epochs:
+            return None
+        scores = test_scores(output / BEST, data, test, Path(folder) / "cache", run.options)
     seconds = sum(row["seconds"] for row in progress.rows)
-    return {
-        **row,
+    row = {
         "epochs": run.options.epochs,
         "best_epoch": load_weights(output / BEST).card["training"]["epoch"],
         "validation_dice": f"{progress.best_dice:.4f}",
@@ -122,10 +154,13 @@ def train(run, data, folder, report):
         "seconds": round(seconds),
         **{name: f"{score:.4f}" for name, score in zip(data.table.names, np.nanmean(scores, axis=0))},
     }
+    return {**run.key, **{name: str(value) for name, value in row.items()}}
 
 
 def test_scores(weights, data, cases, cache, options):
     """Dice of the test scans on the network's cube, as the paper scores: (scans, structures)."""
+    import torch
+
     network = load_weights(weights).network.eval()
     rows = []
     for stem in data.prepare(cases, cache, options.grid_size):
@@ -151,31 +186,74 @@ def read_table(path):
         return list(csv.DictReader(file))
 
 
+def carry_out(todo, options, grow=lambda table: None):
+    """Do the runs that have no row in the table yet.
+
+    Args:
+        todo: list of `Run`.
+        options: of `add_options`.
+        grow: is given the table after each run, to draw what is there.
+
+    Returns:
+        The names of runs that came to no result; they go on when the study is started again.
+    """
+    table = read_table(options.table)
+    failed = []
+    left = [run for run in todo if not run.row_in(table)]
+    with locked(options.output):
+        for run, row in schedule.outcomes(left, options, schedule.Watch(todo, options.output, lambda: table)):
+            if row is None:
+                failed.append(run.name)
+                continue
+            table.append(row)
+            write_table(options.table, table)
+            grow(table)
+            print(f"{run.name}: {row.get('test_dice') or row.get('failure')}", flush=True)
+    return failed
+
+
+def add_options(parser, table):
+    """The options that the studies share; `table` is where theirs is by default."""
+    parser.add_argument("--data", type=Path, default=SCANS, help="labelled scans")
+    parser.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR", help="folder of the runs")
+    parser.add_argument("--table", type=Path, default=Path(__file__).parent / table, metavar="CSV")
+    schedule.add_options(parser)
+
+
 def main():
+    import figure3
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--splits", type=int, nargs="+", default=[0], choices=range(SPLITS))
-    parser.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR")
-    parser.add_argument("--table", type=Path, default=Path(__file__).parent / "study.csv", metavar="CSV")
-    parser.add_argument("--threads", type=int, default=1)
+    add_options(parser, "study.csv")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    data = find_data(SCANS)
-    table = read_table(options.table)
-    for number, run in enumerate(todo := runs(options.scale, options.splits), start=1):
-        key = (run.scale, str(run.split), run.variant, run.loss, f"{run.rate:.1e}")
-        if any(tuple(row[name] for name in ("scale", "split", "variant", "loss", "rate")) == key for row in table):
-            continue
-        began = time.monotonic()
-        row = train(run, data, options.output, lambda event: None)
-        if row is None:
-            sys.exit("stopped")
-        table.append({name: str(value) for name, value in row.items()})
-        write_table(options.table, table)
-        told = row.get("test_dice", row.get("failure"))
-        print(f"{number}/{len(todo)} {run.name}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
+    picture = options.output / f"{options.scale}.png"
+    end(
+        lambda: carry_out(
+            runs(options.scale, options.splits),
+            options,
+            lambda table: figure3.draw(figure3.Results(table, options.scale), picture),
+        )
+    )
+
+
+def end(work):
+    """Do it, and end the process as commands do: what is wrong in one line, and status 2."""
+    try:
+        failed = work()
+    except GaborSegError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failed:
+        print(f"not finished, start again to go on: {', '.join(failed)}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    main()
+    import study  # workers know its classes by this name
+
+    study.main()
