@@ -1,10 +1,10 @@
-# For people: `make demo`, `make test`, and while writing `make test-fast`; for measuring: `make bench`, `make weights`.
-# Each sets up .venv first, once.
+# For people: `make demo`, `make test`, and while writing `make test-fast`; for measuring: `make bench`, `make paper`,
+# `make weights`. Each sets up .venv first, once.
 PYTHON ?= python3
 SCAN ?=
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast fuzz lint bench weights screenshots clean
+.PHONY: demo test test-fast fuzz lint bench paper weights screenshots clean
 
 demo: .venv/.demo
 	.venv/bin/python -m GaborSegLib demo --output demo $(if $(SCAN),"$(SCAN)")
@@ -28,6 +28,15 @@ bench: .venv/.bench
 	.venv/bin/python Testing/benchmarks/peers.py
 	.venv/bin/python Testing/benchmarks/whole_click.py
 	.venv/bin/python Testing/benchmarks/layers.py
+
+# The figures and tables of docs/paper.md. Hours on a CPU, mostly for Fig. 3; what is done is not done again.
+paper: .venv/.bench
+	.venv/bin/python Testing/paper/figure1.py
+	.venv/bin/python Testing/paper/sizes.py
+	.venv/bin/python Testing/paper/figure4.py --icbm
+	.venv/bin/python Testing/paper/study.py --workers $(or $(WORKERS),1)
+	.venv/bin/python Testing/paper/figure3.py
+	.venv/bin/python Testing/paper/open_questions.py --workers $(or $(WORKERS),1)
 
 # Trains the bundled weight files anew: hours, on a CPU; with GPU=--gpu the recipe for one.
 weights: .venv/.bench
@@ -53,5 +62,5 @@ clean:
 	touch $@
 
 .venv/.bench: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) -e ".[demo,bench]"
+	$(PIP) -e ".[demo,bench,cohort]"
 	touch $@

@@ -14,6 +14,8 @@ DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REP
 WRITTEN_BY_A_PROGRAM = ("models.md",)
 README = REPOSITORY / "README.md"
 FOLDERS = "GaborSegLib|GaborSegPanel|GaborSeg|Resources|Testing|docs|.ci"
+# Files with the options that scripts share.
+SHARED_OPTIONS = {"benchmarks": ["benchmarks/scans.py"], "paper": ["paper/study.py", "paper/schedule.py"]}
 HOME = {"GaborSeg/runs", "GaborSeg/corrections"}  # of the user's home folder
 
 
@@ -106,8 +108,9 @@ def test_options_of_the_benchmarks_exist(document, capsys):
         main(["train", "--help"])
     of_training = capsys.readouterr().out
     for command in commands(document):
-        if file := re.search(r"Testing/benchmarks/\w+\.py", command):
-            own, common = read(REPOSITORY / file[0]), read(REPOSITORY / "Testing/benchmarks/scans.py")
+        if file := re.search(r"Testing/(benchmarks|paper)/\w+\.py", command):
+            own = read(REPOSITORY / file[0])
+            common = "".join(read(REPOSITORY / "Testing" / path) for path in SHARED_OPTIONS[file[1]])
             for option in re.findall(r"(?<!\S)--[a-z-]+", command):
                 handed_on = "parse_known_args" in own and f"{option} " in of_training
                 assert f'"{option}"' in own + common or handed_on, f"{document.name}: {command}"

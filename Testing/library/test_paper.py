@@ -17,6 +17,7 @@ from made import made_scan
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "paper"))
 
+import cost
 import figure1
 import figure3
 import figure4
@@ -362,3 +363,14 @@ def test_a_network_of_other_layers_is_stopped_resumed_and_scored(ten_scans, tmp_
     layers = [module for module in network.modules() if isinstance(module, GaborConv3d)]
     assert layers and all(torch.equal(layer.frequency_re, layer.frequency_im) for layer in layers)
     assert not all(torch.equal(layer.frequency_re, layer.amplitude_re) for layer in layers)
+
+
+def test_the_cost_is_that_of_all_images_of_all_epochs():
+    """28 scans of 24 people, as here: 14 people are trained on."""
+    cases = [SimpleNamespace(subject=f"p{number}") for number in range(24)]
+    counts = cost.images(study.runs("paper", [0, 3]), cases)
+    assert counts == dict.fromkeys(study.VARIANTS, 2 * 15 * 300 * 14)
+    text = cost.table(counts, {"conventional": 0.1, "mixed": 0.2, "gabor": 0.4})
+    assert text.splitlines()[2] == "| conventional | 126,000 | 0.1 | 3.5 |"
+    assert text.splitlines()[-1] == "| all | 378,000 |  | 24.5 |"
+    assert 0 < cost.step_seconds(TINY) < 60

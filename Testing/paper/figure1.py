@@ -124,8 +124,8 @@ def table(courses):
         "t = 0.5",
         "t = 1",
         "half at t =",
-        "|dL/dt| at 0.5",
-        "largest",
+        "slope at t = 0.5",
+        "largest slope",
         "spread of the seeds, at most",
     ]
     return markdown(heads, rows)

@@ -15,13 +15,14 @@ from GaborSegLib.cohort.engine import local_cluster, scheduler_at, slurm_cluster
 from GaborSegLib.errors import GaborSegError
 from GaborSegLib.protocol import METRICS, is_alive, is_overdue, read_lock
 
-# How often a run is tried whose worker dies, or that another process is at work on.
+# How often a run is tried that comes no epoch further: its worker dies, or another process is at work on it.
 TRIES = 12
 # Seconds between two such tries, and between two looks at the runs' folders.
 PAUSE, LOOK = 60, 20
 
 
 def add_options(parser):
+    parser.add_argument("--status", action="store_true", help="say how the study stands, and end")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: this one)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default: 1)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the runs (default: cpu)")
@@ -83,16 +84,18 @@ def _cluster(options):
 def _over_workers(client, runs, options, watch):
     from distributed import CancelledError, TimeoutError, wait
 
-    resources = {"GPU": 1} if options.device == "cuda" else None
+    # A job of Slurm has a GPU of its own.
+    resources = {"GPU": 1} if options.device == "cuda" and options.scheduler else None
     places = [str(Path(path).resolve()) for path in (options.output, options.data)]
     call, waiting = _on_worker(), {}
 
-    def submit(run, tries):
-        work = client.submit(call, vars(run), *places, options.device, options.threads, pure=False, resources=resources)
-        waiting[work] = run, tries
+    def submit(run, tries=1):
+        fields = vars(run), *places, options.device, options.threads
+        work = client.submit(call, *fields, pure=False, resources=resources)
+        waiting[work] = run, tries, _epochs_done(run, options)
 
     for run in runs:
-        submit(run, 1)
+        submit(run)
     while waiting:
         watch()
         try:
@@ -104,14 +107,14 @@ def _over_workers(client, runs, options, watch):
                 "the scheduler is gone; start one again, and then this command: runs go on from their last epoch"
             ) from error
         for work in ended:
-            run, tries = waiting.pop(work)
+            run, tries, epochs = waiting.pop(work)
             row, reason = _answer(work)
+            if reason:
+                print(f"{run.name}: {reason}", file=sys.stderr, flush=True)
             if row or tries == TRIES:
                 yield run, row
             else:
-                submit(run, tries + 1)
-            if reason:
-                print(f"{run.name}: {reason}", file=sys.stderr, flush=True)
+                submit(run, 1 if _epochs_done(run, options) > epochs else tries + 1)
 
 
 def _answer(work):
@@ -211,6 +214,10 @@ def _is_at_work(folder):
     if lock and lock["host"] == socket.gethostname():
         return is_alive(lock["pid"])
     return lock is not None and not is_overdue(folder, lock)
+
+
+def _epochs_done(run, options):
+    return len(_epoch_seconds(options.output / run.name))
 
 
 def _epoch_seconds(folder):

@@ -199,9 +199,13 @@ def carry_out(todo, options, grow=lambda table: None):
     """
     table = read_table(options.table)
     failed = []
+    watch = schedule.Watch(todo, options.output, lambda: table)
+    if options.status:
+        print(watch.line())
+        return []
     left = [run for run in todo if not run.row_in(table)]
     with locked(options.output):
-        for run, row in schedule.outcomes(left, options, schedule.Watch(todo, options.output, lambda: table)):
+        for run, row in schedule.outcomes(left, options, watch):
             if row is None:
                 failed.append(run.name)
                 continue
