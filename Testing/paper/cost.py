@@ -4,7 +4,8 @@
     python Testing/paper/cost.py --scale paper --splits 0 1 2 3 4 --device cuda
 
 Each variant takes a step on one image of the scale's size, after one that sets things up. On a CPU it is the
-processor's seconds that count, which other work hardly changes. Validation, tests and reading scans come on top.
+processor's seconds that count; other work raises them, too, but less than those of the clock. Validation, tests and
+reading scans come on top.
 """
 
 import argparse

@@ -5,6 +5,7 @@ epoch that it was at. What is done stands in the table and in the runs' folders,
 """
 
 import csv
+import logging
 import socket
 import sys
 import time
@@ -84,6 +85,7 @@ def _cluster(options):
 def _over_workers(client, runs, options, watch):
     from distributed import CancelledError, TimeoutError, wait
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of lost connections is said here
     # A job of Slurm has a GPU of its own.
     resources = {"GPU": 1} if options.device == "cuda" and options.scheduler else None
     places = [str(Path(path).resolve()) for path in (options.output, options.data)]
