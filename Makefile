@@ -35,7 +35,7 @@ paper: .venv/.bench
 	.venv/bin/python Testing/paper/sizes.py
 	.venv/bin/python Testing/paper/figure4.py --icbm
 	.venv/bin/python Testing/paper/study.py --workers $(or $(WORKERS),1)
-	.venv/bin/python Testing/paper/figure3.py
+	.venv/bin/python Testing/paper/figure3.py --document docs/paper.md
 	.venv/bin/python Testing/paper/open_questions.py --workers $(or $(WORKERS),1)
 
 # Trains the bundled weight files anew: hours, on a CPU; with GPU=--gpu the recipe for one.

@@ -374,3 +374,18 @@ def test_the_cost_is_that_of_all_images_of_all_epochs():
     assert text.splitlines()[2] == "| conventional | 126,000 | 0.1 | 3.5 |"
     assert text.splitlines()[-1] == "| all | 378,000 |  | 24.5 |"
     assert 0 < cost.step_seconds(TINY) < 60
+
+
+def test_the_document_gets_its_tables(tmp_path):
+    results = made_results(as_the_paper_says)
+    document = tmp_path / "paper.md"
+    document.write_text("Before\n<!-- state -->\nold\n<!-- end -->\nafter\n<!-- rates -->\n<!-- end -->\n")
+    parts = {"state": figure3.state(results), "rates": "| a |"}
+    figure3.fill(document, parts)
+    figure3.fill(document, parts)
+    expected = "45 of 45 runs of split 0 are done, 0 diverged; 0.0 hours on the clock."
+    assert document.read_text() == (
+        f"Before\n<!-- state -->\n{expected}\n<!-- end -->\nafter\n<!-- rates -->\n| a |\n<!-- end -->\n"
+    )
+    with pytest.raises(SystemExit, match="has 0 times <!-- sentences -->"):
+        figure3.fill(document, {"sentences": ""})

@@ -1,12 +1,13 @@
 """Fig. 3, Table 1 and the sentences of Section 3.2 of Wong & Moradi 2022, from the table that study.py writes.
 
-    python Testing/paper/figure3.py            # docs/images/paper-figure3.png, and Markdown for docs/paper.md
+    python Testing/paper/figure3.py --document docs/paper.md   # docs/images/paper-figure3.png, and its tables there
 
 Where several splits were run, each point is their mean, with their spread. A run whose loss was no number any more
 counts as Dice 0 in the figure and the tests, and is named at the end.
 """
 
 import argparse
+import re
 from math import comb
 from pathlib import Path
 
@@ -203,15 +204,45 @@ def by_chance(agree, count):
     return sum(comb(count, number) for number in range(agree, count + 1)) / 2**count
 
 
+def state(results):
+    """How many runs there are, in a sentence."""
+    count, failed = len(results.rows), len(results.failures())
+    hours = sum(float(row.get("seconds") or 0) for row in results.rows.values()) / 3600
+    whole = len(study.runs("small", results.splits or [0]))
+    splits = ", ".join(map(str, results.splits))
+    return f"{count} of {whole} runs of split {splits} are done, {failed} diverged; {hours:.1f} hours on the clock."
+
+
+def fill(path, parts):
+    """Put texts into a document, each between its marks: `<!-- name -->` and `<!-- end -->`, lines of their own."""
+    text = path.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        pattern = rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)"
+        text, count = re.subn(pattern, lambda found: f"{part}\n", text, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{path}: has {count} times <!-- {name} --> with its <!-- end -->; wanted once")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=study.SCALES, default="small")
     parser.add_argument("--table", type=Path, default=Path(__file__).parent / "study.csv", metavar="CSV")
     parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--document", type=Path, metavar="MD", help="put the tables in their places there")
     options = parser.parse_args()
     results = Results(study.read_table(options.table), options.scale)
     draw(results, options.picture)
-    print("\n\n".join([rates_table(results), structures_table(results), sentences_table(results)]))
+    parts = {
+        "state": state(results),
+        "rates": rates_table(results),
+        "structures": structures_table(results),
+        "sentences": sentences_table(results),
+    }
+    print("\n\n".join(parts.values()))
+    if options.document:
+        fill(options.document, parts)
     for row in results.failures():
         print(f"\n{row['variant']}, {row['loss']}, {row['rate']}, split {row['split']}: {row['failure']}")
 
