@@ -186,6 +186,19 @@ def test_a_run_that_diverges_is_a_result(ten_scans, tmp_path):
     assert results.dice("conventional", "pcc", "1.0e-03").tolist() == [0.0] and results.failures() == [row]
 
 
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path, ten_scans, capsys):
+    options = options_for(tmp_path, ten_scans, "--workers", "2", "--device", "cuda")
+    for work, status, text in (
+        (lambda: study.carry_out(corner(), options), 2, "workers of this command share no GPU; leave out --workers"),
+        (lambda: ["tiny/one"], 1, "not finished, start again to go on: tiny/one"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            study.end(work)
+        assert ended.value.code == status
+        told = capsys.readouterr().err
+        assert text in told and told.count("\n") == 1
+
+
 def test_the_terminal_says_how_a_study_stands(tmp_path):
     runs = corner()
     table = [{**runs[0].key, "test_dice": "0.5"}, {**runs[1].key, "failure": "the loss became nan"}]
@@ -349,8 +362,7 @@ def test_each_question_has_its_runs_and_its_table():
 @pytest.mark.slow  # three epochs of training, three tests
 def test_a_network_of_other_layers_is_stopped_resumed_and_scored(ten_scans, tmp_path):
     """With the ordinary trainer's files."""
-    base = replace(TINY, grid_size=32)
-    run = next(run for run in open_questions.runs(["parameters"], base, "mixed") if run.layer == "six")
+    run = next(run for run in open_questions.runs(["parameters"], TINY, "mixed") if run.layer == "six")
     options = options_for(tmp_path, ten_scans)
     folder = options.output / run.name
     stops = lambda event: (folder / "stop").touch() if event["event"] == "epoch" else None

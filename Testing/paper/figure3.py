@@ -217,8 +217,8 @@ def fill(path, parts):
     """Put texts into a document, each between its marks: `<!-- name -->` and `<!-- end -->`, lines of their own."""
     text = path.read_text(encoding="utf-8")
     for name, part in parts.items():
-        pattern = rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)"
-        text, count = re.subn(pattern, lambda found: f"{part}\n", text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(?=<!-- end -->)"
+        text, count = re.subn(pattern, lambda found: f"{found[1]}{part}\n", text, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"{path}: has {count} times <!-- {name} --> with its <!-- end -->; wanted once")
     with replacing(path) as temporary:

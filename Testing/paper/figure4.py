@@ -4,8 +4,8 @@
     python Testing/paper/figure4.py --icbm           # ICBM152, without experts: docs/images/paper-figure4.png
 
 The bundled weights. As in the paper, the 3D views leave out cerebral grey, cerebral white and cerebellar grey. Pictures
-of the labelled scans are not for this repository (their licence, and "never copied into the project"), so the one in
-the documents is of the average brain.
+of the labelled scans are not for this repository, as the scans are not, so the one in the documents is of the average
+brain.
 """
 
 import argparse
