@@ -142,6 +142,11 @@ def is_enough(version, oldest):
     return found[: len(wanted)] >= wanted
 
 
+def half_name(structure, side):
+    """What half of a structure is called, such as Left hippocampus; abbreviations keep their capitals."""
+    return f"{side.capitalize()} {structure if structure[1:2].isupper() else structure[:1].lower() + structure[1:]}"
+
+
 # Texts from outside
 
 # What a terminal obeys (control characters), what ends a line, what turns the direction of writing, and halves of

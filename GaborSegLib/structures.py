@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import GaborSegError
-from .protocol import OWN_NAMES, SIDES, terminology_tags
+from .protocol import OWN_NAMES, SIDES, half_name, terminology_tags
 
 # A half's label is its structure's, and as many hundreds (thousands, where there are more than 99 structures): no half
 # can be taken for a structure, and each still tells whose half it is.
@@ -89,7 +89,8 @@ def sided_structures(structures, paired, names=OWN_NAMES):
     parts = {}
     for whole in structures:
         for side in SIDES if whole.name in paired else ("",):
-            label, name = whole.label + hundred * HUNDREDS.get(side, 0), _half_name(whole.name, side)
+            label = whole.label + hundred * HUNDREDS.get(side, 0)
+            name = half_name(whole.name, side) if side else whole.name
             if names != OWN_NAMES:
                 row = called.get((whole.name, side))
                 if row is None:
@@ -98,11 +99,6 @@ def sided_structures(structures, paired, names=OWN_NAMES):
             colour = tuple(round(DARKER.get(side, 1.0) * value) for value in whole.colour)
             parts[whole.label, side] = Structure(label, name, colour, terms[side].get(whole.name, ""))
     return parts
-
-
-def _half_name(name, side):
-    """Such as Left hippocampus; abbreviations keep their capitals."""
-    return f"{side.capitalize()} {name if name[1:2].isupper() else name[:1].lower() + name[1:]}" if side else name
 
 
 def _other_colour(label):

@@ -57,8 +57,9 @@ def weights_of(folder):
 def take_correction(volume, segmentation, folder):
     """Add a volume and its segmentation to a folder of corrections, as a new case; older ones stay.
 
-    Segments are told by their names: each structure needs a segment, an empty one if it is not there; two of the same
-    name are one structure. Where segments overlap, the later one in the list wins, as in Slicer's own export.
+    Segments are told by their names: each structure needs a segment, an empty one if it is not there, or one for each
+    of its halves; two of the same name are one structure, and so are its halves. Where segments overlap, the later one
+    in the list wins, as in Slicer's own export.
 
     Args:
         volume: scalar volume node.
@@ -114,9 +115,9 @@ def _labels(volume, node, structures, folder):
     segmentation = node.GetSegmentation()
     ids = list(segmentation.GetSegmentIDs())
     names = [segmentation.GetSegment(segment_id).GetName() for segment_id in ids]
-    label_of = {_plain(name): label for label, name in enumerate(structures, start=1)}
+    label_of = _labels_by_name(structures)
     unknown = [name for name in names if _plain(name) not in label_of]
-    missing = [name for name in structures if _plain(name) not in map(_plain, names)]
+    missing = _missing(structures, set(map(_plain, names)))
     if unknown or missing:
         raise PanelError(_misfit(node.GetName(), unknown, missing, folder))
     numbers = _merged(volume, node, ids)
@@ -132,6 +133,26 @@ def _labels(volume, node, structures, folder):
         inside = sum((_merged(volume, node, [segment_id]) > 0).astype(np.uint16) for segment_id in ids)
         overlap = int(np.count_nonzero(inside > 1))
     return labels, overlap
+
+
+def _labels_by_name(structures):
+    """Dictionary from plain names of segments to labels; halves have their structure's."""
+    halves = {_plain(half): n for n, name in enumerate(structures, start=1) for half in _halves(name)}
+    return halves | {_plain(name): n for n, name in enumerate(structures, start=1)}
+
+
+def _missing(structures, found):
+    """Names of segments that are not there: of structures, or of the other half where one is."""
+    missing = []
+    for name in structures:
+        lacking = [half for half in _halves(name) if _plain(half) not in found]
+        if lacking and _plain(name) not in found:
+            missing += lacking if len(lacking) == 1 else [name]
+    return missing
+
+
+def _halves(structure):
+    return [protocol.half_name(structure, side) for side in protocol.SIDES]
 
 
 def _misfit(name, unknown, missing, folder):

@@ -41,6 +41,7 @@ class Parameters:
     variant: kernel variant of the network.
     weights: path of a weight file; "" for the bundled file of the variant.
     device: "auto", "cpu" or "cuda:N".
+    sides: whether paired structures are divided into left and right.
     trainingData: folder of a data set, or path of a CSV.
     trainingTable: label table: a path, the name of a bundled one, or "" for the data's own.
     trainingShare: of the subjects, held out for validation, percent; trainingValidation: or these, separated by commas.
@@ -55,6 +56,7 @@ class Parameters:
     variant: str = "mixed"
     weights: str = ""
     device: str = "auto"
+    sides: bool = False
     trainingData: str = ""
     trainingTable: str = ""
     trainingShare: Annotated[int, WithinRange(0, 50)] = 10

@@ -2,12 +2,14 @@
 
 import csv
 import re
+from dataclasses import dataclass
 
 import slicer
 import vtk
 
 from . import protocol, resource
 from .surface_process import LABELMAP, SURFACE, labelmap
+from .volumes import fill
 
 ID_PREFIX = "GaborSeg_"  # tells this program's segments from those that a user adds to the same node
 WANTS_SURFACES = "GaborSegWantsSurfaces"  # attribute of a segmentation node whose surfaces are not made yet
@@ -15,20 +17,40 @@ TABLE_ROLE = "GaborSeg.volumes"  # reference of a segmentation node to the table
 PROVENANCE_PREFIX = "GaborSeg."
 # Fig. 4 of the paper: what lies outside is see-through, so that the deep structures are seen.
 SEE_THROUGH = {"Cerebral grey": 0.1, "Cerebral white": 0.07, "Cerebellar grey": 0.15, "Cerebellar white": 0.15}
-COLUMNS = ("Structure", "Volume (mL)", "Percent", "Quality")
 
 
-def show_results(volume, labels, volumes, provenance, segmentation=None, quality=None):
+@dataclass(frozen=True)
+class _Part:
+    """What a segment is made of: a structure, or half of one.
+
+    Args:
+        label: in the label map.
+        colour: (red, green, blue), 0 to 1, or None.
+        tag: its terminology tag, or None.
+    """
+
+    structure: str
+    name: str
+    label: int
+    colour: tuple
+    tag: str
+
+
+def show_results(
+    volume, labels, volumes, provenance, segmentation=None, quality=None, sides=None, icv=None, segments=None
+):
     """Put a result into the scene, without surfaces yet.
 
     Args:
         volume: the volume node that was segmented.
-        labels: uint8 array (K, J, I) on the volume's own voxels.
-        volumes: dictionary from structure name to mL; the n-th name has the label n.
+        labels: array (K, J, I) of integers on the volume's own voxels.
+        volumes: dictionary from structure name to mL; the n-th name has the label n, unless there are `segments`.
         provenance: dictionary, kept as attributes of both nodes.
         segmentation: the node to use again, or None for a new one. What this program made there before is replaced;
             other segments, and what the user chose to see, stay.
         quality: dictionary from structure name to how far it can be trusted, 0 to 1; None where that is not known.
+        sides, icv: as in the `result` event, halves of structures and intracranial volume; None where not known.
+        segments: as in the `result` event, what each label stands for, where structures are divided into halves.
 
     Returns:
         The segmentation node. Where `wants_surfaces`, they are to be made (see `Surfaces`).
@@ -42,12 +64,12 @@ def show_results(volume, labels, volumes, provenance, segmentation=None, quality
             made.append(segmentation.GetDisplayNode())
         segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-        _replace_segments(segmentation, _labelmap(volume, labels), list(volumes))
+        _replace_segments(segmentation, _labelmap(volume, labels), _parts(list(volumes), segments))
         table = segmentation.GetNodeReference(TABLE_ROLE)
         if table is None:
             table = _new_node("vtkMRMLTableNode", f"{volume.GetName()} volumes", made)
             segmentation.SetNodeReferenceID(TABLE_ROLE, table.GetID())
-        _fill_table(table, volumes, quality)
+        fill(table, volumes, quality, sides, icv)
     except Exception:
         for node in made:
             slicer.mrmlScene.RemoveNode(node)
@@ -82,17 +104,6 @@ def show_surfaces(segmentation):
 def volumes_table(segmentation):
     """The table node with a segmentation's volumes, or None."""
     return segmentation.GetNodeReference(TABLE_ROLE) if segmentation else None
-
-
-def volume_rows(table):
-    """(structure, mL, percent, quality) of each row of a table node, as texts to show; quality may be ""."""
-    table = table.GetTable()
-    columns = range(1, table.GetNumberOfColumns())  # tables of older scenes have no quality
-    rows = [
-        (table.GetValue(row, 0).ToString(), *(f"{table.GetValue(row, column).ToDouble():.2f}" for column in columns))
-        for row in range(table.GetNumberOfRows())
-    ]
-    return [row + ("",) * (len(COLUMNS) - len(row)) for row in rows]
 
 
 def provenance(node):
@@ -133,7 +144,18 @@ def _labelmap(volume, labels):
     return labelmap(labels, slicer.util.arrayFromVTKMatrix(matrix))
 
 
-def _replace_segments(node, image, names):
+def _parts(names, segments):
+    """A list of `_Part`: of `segments`, else of structures of these names, in the order of their labels."""
+    if segments:
+        return [
+            _Part(part["structure"], part["name"], part["label"], tuple(c / 255 for c in part["colour"]), part["term"])
+            for part in segments
+        ]
+    colours, tags = structure_colours(), terminology_tags()
+    return [_Part(name, name, n, colours.get(name), tags.get(name)) for n, name in enumerate(names, start=1)]
+
+
+def _replace_segments(node, image, parts):
     segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
     own = [i for i in segmentation.GetSegmentIDs() if i.startswith(ID_PREFIX)]
     # Slicer's Show 3D button removes the surfaces when it is switched off: that is the user's choice too.
@@ -141,53 +163,39 @@ def _replace_segments(node, image, names):
         node.SetAttribute(WANTS_SURFACES, "first")
     elif segmentation.ContainsRepresentation(SURFACE):
         node.SetAttribute(WANTS_SURFACES, "again")
-    ids = {name: ID_PREFIX + re.sub(r"\W+", "_", name) for name in names}
+    ids = [ID_PREFIX + re.sub(r"\W+", "_", part.name) for part in parts]
     modified = node.StartModify()
     try:
         if segmentation.GetNumberOfSegments() == 0:
             segmentation.SetSourceRepresentationName(LABELMAP)
+        first = segmentation.GetSegmentIndex(own[0]) if own else segmentation.GetNumberOfSegments()
         for old in own:
-            if old not in ids.values():
+            if old not in ids:
                 segmentation.RemoveSegment(old)
-        colours, tags = structure_colours(), terminology_tags()
-        for label, name in enumerate(names, start=1):
-            _put_segment(segmentation, ids[name], name, label, image, colours.get(name), tags.get(name))
-            if ids[name] not in own:
-                display.SetSegmentOpacity3D(ids[name], SEE_THROUGH.get(name, 1.0))
+        for segment_id, part in zip(ids, parts):
+            _put_segment(segmentation, segment_id, part, image)
+            if segment_id not in own:
+                display.SetSegmentOpacity3D(segment_id, SEE_THROUGH.get(part.structure, 1.0))
+        if set(own) != set(ids):  # else the order is the user's
+            for n, segment_id in enumerate(ids):
+                segmentation.SetSegmentIndex(segment_id, first + n)
         segmentation.InvalidateNonSourceRepresentations()
     finally:
         node.EndModify(modified)
 
 
-def _put_segment(segmentation, segment_id, name, label, image, colour, tag):
+def _put_segment(segmentation, segment_id, part, image):
     """Add a segment, or give the one that is there its new voxels. All segments share one label map."""
     segment = segmentation.GetSegment(segment_id)
     is_new = segment is None
     if is_new:
         segment = slicer.vtkSegment()
-        segment.SetName(name)
-        if colour:
-            segment.SetColor(*colour)
-        if tag:
-            segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag)
-    segment.SetLabelValue(label)
+        segment.SetName(part.name)
+        if part.colour:
+            segment.SetColor(*part.colour)
+        if part.tag:
+            segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), part.tag)
+    segment.SetLabelValue(part.label)
     segment.AddRepresentation(LABELMAP, image)
     if is_new:
         segmentation.AddSegment(segment, segment_id)
-
-
-def _fill_table(node, volumes, quality):
-    table = vtk.vtkTable()
-    total = sum(volumes.values()) or 1.0
-    columns = [list(volumes), list(volumes.values()), [100 * volume / total for volume in volumes.values()]]
-    if quality:
-        columns.append([quality[name] for name in volumes])
-    for title, values in zip(COLUMNS, columns):
-        column = vtk.vtkDoubleArray() if title != COLUMNS[0] else vtk.vtkStringArray()
-        column.SetName(title)
-        for value in values:
-            column.InsertNextValue(value)
-        table.AddColumn(column)
-    node.SetAndObserveTable(table)
-    node.SetUseColumnTitleAsColumnHeader(True)
-    node.SetLocked(True)  # a result is not to be edited by a slip of the hand

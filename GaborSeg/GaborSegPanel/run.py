@@ -54,7 +54,7 @@ class Run:
         self._segmentation = choices.outputSegmentation
         self._weights = parameters.weights_file(choices)
         self._own_weights = bool(choices.weights)
-        self._variant = choices.variant
+        self._variant, self._sides = choices.variant, choices.sides
         self._device, self._interpreter = choices.device, choices.interpreter
         self._environment = environment
         self._on_progress, self._on_log, self._on_warning = on_progress, on_log, on_warning
@@ -101,7 +101,14 @@ class Run:
                     "file."
                 ).format(variant=self._variant)
             )
-        parameters.read_card(self._weights)
+        card = parameters.read_card(self._weights)
+        if self._sides and not card.get("paired", card["structures"] == list(results.structure_colours())):
+            raise PanelError(
+                _(
+                    "{weights}: does not say which structures have a left and a right half; choose other weights, or "
+                    "take the tick from Left and right."
+                ).format(weights=self._weights)
+            )
 
     def _have_environment(self, environment, asked=False):
         self._on_environment(environment)
@@ -124,8 +131,9 @@ class Run:
         with self._timed("writing the scan"):
             self._affine = write_volume(self.volume, self._scan)
         arguments = ["segment", self._scan, "-o", self._labels, "--weights", self._weights, "--device", self._device]
+        arguments += ["--profile", *(["--sides"] if self._sides else [])]
         started = time.monotonic()
-        self._command([*arguments, "--profile"], lambda result: self._segmented(result, time.monotonic() - started))
+        self._command(arguments, lambda result: self._segmented(result, time.monotonic() - started))
 
     def _segmented(self, result, seconds):
         self._seconds.update(_phases(result["profile"], seconds))
@@ -140,10 +148,20 @@ class Run:
     def _show(self, result, labels):
         # The scan's name in the result is that of a temporary file.
         provenance = {**result["provenance"], "scan": self._name, "weights_file": self._weights, "doubt": self._doubt}
+        icv = result.get("icv")
+        provenance["icv_missing"] = icv["missing"] if icv else ""
         self._is_first_in_3d = not camera.shows_other_things(self._segmentation)
         with self._timed("into the scene"):
             self.result = results.show_results(
-                self.volume, labels, result["volumes"], provenance, self._segmentation, result["quality"]
+                self.volume,
+                labels,
+                result["volumes"],
+                provenance,
+                self._segmentation,
+                result["quality"],
+                result["sides"],
+                icv,
+                result.get("segments"),
             )
         self._turns.add(self._tell_result)
 

@@ -90,7 +90,7 @@ def write_array(array, affine, path):
 
 
 def read_labels(path, volume, affine):
-    """A label map that was made of `write_volume`'s file: uint8 array (K, J, I) on the volume's voxels.
+    """A label map that was made of `write_volume`'s file: integers (K, J, I) on the volume's voxels.
 
     Args:
         affine: what `write_volume` returned. The volume may have been moved since; its voxels are the same.

@@ -4,6 +4,7 @@ It needs the packages of the library, in Slicer's own Python or in the one that 
 names; no network, no data.
 """
 
+import csv
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import beside_module, parameters, protocol, results
+from . import beside_module, parameters, protocol, resource, results, volumes
 from .scan import world_affine
 from .sections.segment import DOUBLE_CLICK
 from .worker import PREFIX, TASKKILL, make_temporary_folder, python_executable, remove_folder, worker_environment
@@ -100,6 +101,7 @@ class SelfTest:
             self.segment,
             self.results_are_right,
             self.scene_is_saved_and_restored,
+            self.left_and_right,
             self.cancel,
             self.bad_weights,
             self.worker_killed,
@@ -207,29 +209,31 @@ class SelfTest:
         node = self.panel.choices.outputSegmentation
         volume = self.panel.choices.inputVolume
         self.case.assertTrue(node.GetName().startswith(volume.GetName()))
-        colours, tags = results.structure_colours(), results.terminology_tags()
+        expected = expected_segments(self.panel.choices.sides)
         segmentation = node.GetSegmentation()
         segments = [segmentation.GetNthSegment(i) for i in range(segmentation.GetNumberOfSegments())]
-        self.case.assertEqual([segment.GetName() for segment in segments], list(colours))
-        for segment in segments:
-            np.testing.assert_allclose(segment.GetColor(), colours[segment.GetName()], atol=1e-5)
-            self.case.assertEqual(_tag(segment), tags[segment.GetName()])
+        self.case.assertEqual([segment.GetName() for segment in segments], [name for name, *_others in expected])
+        for segment, (_name, _structure, colour, tag) in zip(segments, expected):
+            np.testing.assert_allclose(segment.GetColor(), colour, atol=1e-5)
+            self.case.assertEqual(_tag(segment), tag)
         self.labels_are_right(node, volume)
         self.case.assertTrue(segmentation.ContainsRepresentation(results.SURFACE))
         display = node.GetDisplayNode()
         self.case.assertTrue(display.GetVisibility() and display.GetVisibility3D())
-        for i, segment in enumerate(segments):
+        for i, (name, structure, *_others) in enumerate(expected):
             opacity = display.GetSegmentOpacity3D(segmentation.GetNthSegmentID(i))
-            self.case.assertEqual(opacity < 0.5, segment.GetName() in results.SEE_THROUGH)
+            self.case.assertEqual(opacity < 0.5, structure in results.SEE_THROUGH, name)
         self.volumes_are_right(node)
 
     def labels_are_right(self, node, volume):
         """Each structure is where the synthetic brain has it, in millimetres: nothing is moved or flipped."""
-        segmentation, truth = node.GetSegmentation(), self.labels_on(volume)
-        for i in range(segmentation.GetNumberOfSegments()):
-            found = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentation.GetNthSegmentID(i), volume) > 0
-            dice = 2 * np.sum(found & (truth == i + 1)) / (np.sum(found) + np.sum(truth == i + 1))
-            self.case.assertGreater(dice, 0.7, segmentation.GetNthSegment(i).GetName())
+        numbers, truth = segment_numbers(node, volume), self.labels_on(volume)
+        structures = list(results.structure_colours())
+        expected = expected_segments(node.GetSegmentation().GetNumberOfSegments() > len(structures))
+        labels = np.array([0, *(structures.index(structure) + 1 for _name, structure, *_others in expected)])[numbers]
+        for label, name in enumerate(structures, start=1):
+            dice = 2 * np.sum((labels == label) & (truth == label)) / (np.sum(labels == label) + np.sum(truth == label))
+            self.case.assertGreater(dice, 0.7, name)
 
     def labels_on(self, volume):
         """The brain's labels (K, J, I) on a volume's voxels: Slicer turns left-handed volumes when it reads them."""
@@ -241,13 +245,17 @@ class SelfTest:
         return self.labels[i, j, k].reshape(volume.GetImageData().GetDimensions()).T
 
     def volumes_are_right(self, node):
-        rows = results.volume_rows(results.volumes_table(node))
+        columns = volumes.read(results.volumes_table(node))
         cell = CELL**3 * 27 / 1000
-        self.case.assertEqual(len(rows), 19)
-        for name, volume, _percent, quality in rows:
-            self.case.assertAlmostEqual(float(volume), cell, delta=0.35 * cell, msg=name)
-            self.case.assertTrue(0 < float(quality) <= 1, name)
-        self.case.assertAlmostEqual(sum(float(row[2]) for row in rows), 100, delta=0.2)
+        self.case.assertEqual(columns[volumes.STRUCTURE], list(results.structure_colours()))
+        np.testing.assert_allclose(columns[volumes.VOLUME], cell, rtol=0.35)
+        np.testing.assert_allclose(np.sum(columns[volumes.PERCENT]), 100, atol=0.2)
+        self.case.assertTrue(all(0 < quality <= 1 for quality in columns[volumes.QUALITY]))
+        halves = [columns[side] for side in protocol.SIDES]
+        for name, both, left, right in zip(columns[volumes.STRUCTURE], columns[volumes.VOLUME], *halves):
+            self.case.assertEqual((left is None, right is None), (name not in paired(),) * 2, name)
+            if name in paired():
+                self.case.assertAlmostEqual(left + right, both, places=6)
         self.case.assertEqual(self.ui.volumesTable.rowCount, 19)
         facts = results.provenance(results.volumes_table(node))
         self.case.assertEqual(facts["variant"], "mixed")
@@ -255,19 +263,44 @@ class SelfTest:
         self.case.assertEqual(facts["weights_sha256"], parameters.read_card(self.weights)["sha256"])
 
     def scene_is_saved_and_restored(self):
-        bundle = self.folder / "scene"
+        name, sides = self.panel.choices.outputSegmentation.GetName(), self.panel.choices.sides
+        bundle = self.folder / f"scene-{sides}"
         bundle.mkdir()
-        name = self.panel.choices.outputSegmentation.GetName()
         self.case.assertTrue(slicer.mrmlScene.SaveSceneToSlicerDataBundleDirectory(str(bundle)))
         slicer.mrmlScene.Clear()
         self.case.assertIsNone(self.panel.choices.outputSegmentation)
-        slicer.mrmlScene.SetURL(str(bundle / "scene.mrml"))
+        slicer.mrmlScene.SetURL(str(bundle / f"{bundle.name}.mrml"))
         self.case.assertTrue(slicer.mrmlScene.Connect())
         self.widget.enter()
         choices = self.panel.choices
         self.case.assertEqual((choices.weights, choices.device), (str(self.weights), "cpu"))
+        self.case.assertEqual((choices.sides, self.ui.sidesBox.checked), (sides, sides))
         self.case.assertEqual(choices.outputSegmentation.GetName(), name)
         self.results_are_right()
+
+    def left_and_right(self):
+        """The halves of paired structures as segments, in the node that had the whole ones."""
+        self.choose()
+        node = self.panel.choices.outputSegmentation
+        self.ui.sidesBox.click()
+        self.click_segment()
+        self.wait_for_end()
+        self.case.assertEqual(self.errors, [])
+        self.case.assertIs(self.panel.choices.outputSegmentation, node)
+        self.results_are_right()
+        self.halves_are_right(node, self.panel.choices.inputVolume)
+        self.scene_is_saved_and_restored()
+
+    def halves_are_right(self, node, volume):
+        """The segments hold what the table says, each half on its side of the table."""
+        columns = volumes.read(results.volumes_table(node))
+        affine = world_affine(volume)
+        counts = np.bincount(segment_numbers(node, volume).ravel()) * abs(np.linalg.det(affine[:3, :3])) / 1000
+        expected = []
+        for both, *halves in zip(columns[volumes.VOLUME], *(columns[side] for side in protocol.SIDES)):
+            expected += [both] if None in halves else halves
+        counts = np.pad(counts, (0, 1 + len(expected) - len(counts)))  # the last ones may be empty
+        np.testing.assert_allclose(counts[1:], expected, atol=1e-3)
 
     def cancel(self):
         before = _node_ids()
@@ -305,20 +338,15 @@ class SelfTest:
         volume, node = self.panel.choices.inputVolume, self.panel.choices.outputSegmentation
         folder = self.folder / "corrections"
         self.panel.choices.correctionsFolder = str(folder)
-        segmentation = node.GetSegmentation()
-        names = list(results.structure_colours())
-        expected = np.zeros(volume.GetImageData().GetDimensions()[::-1], dtype=np.uint8)
+        segmentation, structures = node.GetSegmentation(), list(results.structure_colours())
+        numbers = segment_numbers(node, volume)
+        numbers[:CELL, :CELL, :CELL] = 1
         for i in range(segmentation.GetNumberOfSegments()):
-            segment_id = segmentation.GetNthSegmentID(i)
-            inside = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, volume) > 0
-            expected[inside] = names.index(segmentation.GetNthSegment(i).GetName()) + 1
-        first = segmentation.GetNthSegmentID(0)
-        expected[:CELL, :CELL, :CELL] = 1
-        slicer.util.updateSegmentBinaryLabelmapFromArray((expected == 1).astype(np.uint8), node, first, volume)
-        for i in range(1, segmentation.GetNumberOfSegments()):
             slicer.util.updateSegmentBinaryLabelmapFromArray(
-                (expected == i + 1).astype(np.uint8), node, segmentation.GetNthSegmentID(i), volume
+                (numbers == i + 1).astype(np.uint8), node, segmentation.GetNthSegmentID(i), volume
             )
+        parts = expected_segments(self.panel.choices.sides)
+        expected = np.array([0, *(structures.index(structure) + 1 for _name, structure, *_others in parts)])[numbers]
         self.ui.learnButton.click()
         self.case.assertEqual(self.errors, [])
         (case,) = [file.name for file in (folder / "images").iterdir()]
@@ -357,6 +385,36 @@ def synthetic_brain():
         label += 1
         labels[tuple(slice(MARGIN + index * CELL, MARGIN + (index + 1) * CELL) for index in cell)] = label
     return np.where(labels, 100 + 10.0 * labels, 0).astype(np.float32), labels
+
+
+def paired():
+    """Names of the structures that have halves."""
+    with open(resource("sides.csv"), newline="", encoding="utf-8") as file:
+        return {row["structure"] for row in csv.DictReader(file) if row["side"]}
+
+
+def expected_segments(with_sides):
+    """(name, structure, colour, terminology tag) of each segment that a result has."""
+    tags = {side: protocol.terminology_tags(resource("GaborSeg.term.json"), side) for side in ("", *protocol.SIDES)}
+    segments = []
+    for name, colour in results.structure_colours().items():
+        if with_sides and name in paired():
+            darker = tuple(round(0.8 * 255 * value) / 255 for value in colour)
+            segments.append((protocol.half_name(name, "left"), name, colour, tags["left"][name]))
+            segments.append((protocol.half_name(name, "right"), name, darker, tags["right"][name]))
+        else:
+            segments.append((name, name, colour, tags[""][name]))
+    return segments
+
+
+def segment_numbers(node, volume):
+    """Array (K, J, I) on a volume's voxels: the number of the segment, from 1, that each lies in."""
+    segmentation = node.GetSegmentation()
+    numbers = np.zeros(volume.GetImageData().GetDimensions()[::-1], dtype=np.uint8)
+    for i in range(segmentation.GetNumberOfSegments()):
+        segment_id = segmentation.GetNthSegmentID(i)
+        numbers[slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, volume) > 0] = i + 1
+    return numbers
 
 
 def _kill(process_id):

@@ -89,6 +89,67 @@ def fill_table(table, headers, rows):
             table.setItem(i, j, item)
 
 
+class NumberTable:
+    """A table of numbers with names as headings of its rows, which stay in sight. A click on the heading of a column
+    sorts by it: largest first, then smallest first, then as given. Empty cells come last.
+
+    Args:
+        table: QTableWidget.
+    """
+
+    def __init__(self, table):
+        self._table, self._names, self._columns = table, [], []
+        self._sorted = None  # (column, whether largest first)
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        table.verticalHeader().setDefaultAlignment(qt.Qt.AlignLeft | qt.Qt.AlignVCenter)
+        table.horizontalHeader().connect("sectionClicked(int)", self.sort)
+
+    def show(self, names, columns):
+        """Show columns, a list of (heading, tool tip, digits, numbers or None for empty cells)."""
+        if [column[0] for column in columns] != [column[0] for column in self._columns]:
+            self._sorted = None
+        self._names, self._columns = names, columns
+        table = self._table
+        table.setColumnCount(len(columns))
+        table.setRowCount(len(names))
+        for j, (heading, tip, _digits, _numbers) in enumerate(columns):
+            item = qt.QTableWidgetItem(heading)
+            item.setToolTip(tip)
+            table.setHorizontalHeaderItem(j, item)
+        self._fill()
+
+    def sort(self, column):
+        """As a click on the heading of a column does."""
+        steps = [(column, True), (column, False), None]
+        self._sorted = steps[steps.index(self._sorted) + 1] if self._sorted in steps[:2] else steps[0]
+        self._fill()
+
+    def _fill(self):
+        rows, table = self._order(), self._table
+        table.setVerticalHeaderLabels([self._names[row] for row in rows])
+        for j, (_heading, tip, digits, numbers) in enumerate(self._columns):
+            for i, row in enumerate(rows):
+                item = qt.QTableWidgetItem("" if numbers[row] is None else f"{numbers[row]:.{digits}f}")
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+                item.setToolTip(tip)
+                table.setItem(i, j, item)
+        header = table.horizontalHeader()
+        header.setSortIndicatorShown(self._sorted is not None)
+        if self._sorted is not None:
+            column, is_falling = self._sorted
+            header.setSortIndicator(column, qt.Qt.DescendingOrder if is_falling else qt.Qt.AscendingOrder)
+
+    def _order(self):
+        """Numbers of the rows from top to bottom."""
+        rows = range(len(self._names))
+        if self._sorted is None:
+            return list(rows)
+        column, is_falling = self._sorted
+        numbers, sign = self._columns[column][3], -1 if is_falling else 1
+        filled = [row for row in rows if numbers[row] is not None]
+        return sorted(filled, key=lambda row: sign * numbers[row]) + [row for row in rows if numbers[row] is None]
+
+
 def show_text(edit, text):
     """Put a text into a line edit, unless it stands there already (else the cursor would jump); it tells nobody."""
     was_blocked = edit.blockSignals(True)

@@ -30,7 +30,7 @@ class SegmentSection(Section):
         ui = self.ui
         self._weights = PathBox(ui.weightsBox, "weights")
         self._card = cache(_card_line)
-        self.bound = {"outputSegmentation": ui.outputSelector}
+        self.bound = {"outputSegmentation": ui.outputSelector, "sides": ui.sidesBox}
         ui.progressBar.visible = ui.statusLabel.visible = False
         ui.progressBar.maximum = STEPS
         self.when(ui.segmentButton, "clicked(bool)", self.segment_or_cancel)
@@ -202,7 +202,7 @@ class SegmentSection(Section):
 
 def _result_line(segmentation):
     table, facts = results.volumes_table(segmentation), results.provenance(segmentation)
-    count = len(results.volume_rows(table)) if table else 0
+    count = table.GetNumberOfRows() if table else 0
     text = _("{count} structures in {seconds} s on {device}.").format(count=count, **facts)
     if results.wants_surfaces(segmentation):
         text += " " + _("Their surfaces were not made; Show 3D makes them.")

@@ -13,6 +13,7 @@ TABLES = (
     (_("The data's own"), ""),
     ("Neuromorphometrics", "neuromorphometrics"),
     (_("FreeSurfer (aseg)"), "freesurfer"),
+    (_("GaborSeg, left and right"), "sides"),
 )
 LISTED = 8  # names of scans
 
