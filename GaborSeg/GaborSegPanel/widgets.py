@@ -109,13 +109,8 @@ class NumberTable:
         if [column[0] for column in columns] != [column[0] for column in self._columns]:
             self._sorted = None
         self._names, self._columns = names, columns
-        table = self._table
-        table.setColumnCount(len(columns))
-        table.setRowCount(len(names))
-        for j, (heading, tip, _digits, _numbers) in enumerate(columns):
-            item = qt.QTableWidgetItem(heading)
-            item.setToolTip(tip)
-            table.setHorizontalHeaderItem(j, item)
+        self._table.setColumnCount(len(columns))
+        self._table.setRowCount(len(names))
         self._fill()
 
     def sort(self, column):
@@ -127,17 +122,20 @@ class NumberTable:
     def _fill(self):
         rows, table = self._order(), self._table
         table.setVerticalHeaderLabels([self._names[row] for row in rows])
+        table.setHorizontalHeaderLabels([column[0] + self._mark(j) for j, column in enumerate(self._columns)])
         for j, (_heading, tip, digits, numbers) in enumerate(self._columns):
+            table.horizontalHeaderItem(j).setToolTip(tip)
             for i, row in enumerate(rows):
                 item = qt.QTableWidgetItem("" if numbers[row] is None else f"{numbers[row]:.{digits}f}")
-                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 item.setToolTip(tip)
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(i, j, item)
-        header = table.horizontalHeader()
-        header.setSortIndicatorShown(self._sorted is not None)
-        if self._sorted is not None:
-            column, is_falling = self._sorted
-            header.setSortIndicator(column, qt.Qt.DescendingOrder if is_falling else qt.Qt.AscendingOrder)
+
+    def _mark(self, column):
+        """That it is sorted by this column. Qt's own mark would widen all columns."""
+        if self._sorted is None or self._sorted[0] != column:
+            return ""
+        return " \u2193" if self._sorted[1] else " \u2191"
 
     def _order(self):
         """Numbers of the rows from top to bottom."""

@@ -168,6 +168,67 @@ def test_two_segments_of_one_name_are_one_structure(corrections, segment, tmp_pa
     np.testing.assert_array_equal(read(tmp_path, "Head")[2], labels)
 
 
+@pytest.fixture
+def divided(module_widget, segment):
+    """divided(volume, labels): a segmentation in which Core has halves, the right one where the first index is small;
+    the rest is whole."""
+    from GaborSegPanel import results
+
+    def make(volume, labels):
+        whole = segment(volume, labels)
+        is_right = np.indices(SHAPE)[2] < 5
+        names = [("Shell", 1), ("Left core", 102), ("Right core", 202), ("Ball", 3)]
+        parts = [{"structure": n, "name": n, "label": label, "colour": (9, 9, 9), "term": ""} for n, label in names]
+        halved = np.where(labels == 2, np.where(is_right, 202, 102), labels).astype(np.uint8)
+        facts = results.provenance(whole)
+        return results.show_results(volume, halved, dict.fromkeys(NAMES, 1.0), facts, whole, segments=parts)
+
+    return make
+
+
+def test_halves_are_learned_as_their_structure(corrections, divided, tmp_path):
+    volume, labels = add_volume(), made_labels()
+    node = divided(volume, labels)
+    put_array(node, "Left core", (labels == 2) & (np.indices(SHAPE)[2] < 7), volume)  # it grows to the other side
+    put_array(node, "Right core", (labels == 2) & (np.indices(SHAPE)[2] >= 7), volume)
+    corrections.take_correction(volume, node, tmp_path)
+    np.testing.assert_array_equal(read(tmp_path, "Head")[2], labels)
+    data = find_data(tmp_path)
+    assert data.table.names == tuple(NAMES) and data.problems == ()
+
+
+def test_a_whole_structure_beside_its_halves_is_the_same_structure(corrections, divided, tmp_path):
+    volume, labels = add_volume(), made_labels()
+    node = divided(volume, labels)
+    node.GetSegmentation().AddEmptySegment("core", "Core")
+    corner = np.zeros(SHAPE, bool)
+    corner[:2, :2, :2] = True
+    put_array(node, "Core", corner, volume)
+    corrections.take_correction(volume, node, tmp_path)
+    np.testing.assert_array_equal(read(tmp_path, "Head")[2], np.where(corner, 2, labels))
+
+
+@pytest.mark.parametrize(
+    ("removed", "missing"), [(["Left core"], "Left core"), (["Left core", "Right core"], "Core"), (["Ball"], "Ball")]
+)
+def test_a_half_that_is_not_there_is_named(corrections, divided, refusal, tmp_path, removed, missing):
+    volume = add_volume()
+    node = divided(volume, made_labels())
+    for name in removed:
+        node.GetSegmentation().RemoveSegment(node.GetSegmentation().GetSegmentIdBySegmentName(name))
+    with pytest.raises(refusal, match=f"Without a segment: {missing}. Add a segment of that name"):
+        corrections.take_correction(volume, node, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_halves_go_into_a_folder_of_whole_structures(corrections, segment, divided, tmp_path):
+    one, other = add_volume(seed=1), add_volume(seed=2)
+    corrections.take_correction(one, segment(one, made_labels(1)), tmp_path)  # an older result
+    corrections.take_correction(other, divided(other, made_labels(2)), tmp_path)
+    assert np.array_equal(read(tmp_path, "Head_2")[2], made_labels(2))
+    assert [case.id for case in find_data(tmp_path).cases] == ["Head", "Head_2"]
+
+
 def test_where_segments_overlap_the_later_one_wins_and_it_is_said(corrections, segment, tmp_path):
     volume, labels = add_volume(), made_labels()
     node = segment(volume, labels)

@@ -664,23 +664,128 @@ def test_after_a_module_reload_the_panel_works(user, volume):
     widget.panel.environment.stop_check()
 
 
-def test_all_columns_are_seen_at_the_usual_width(module_widget):
-    """A panel of Slicer is about 310 pixels wide; names in a row may be cut off there, no number and no title."""
-    from GaborSegPanel.widgets import fill_table
+def show_made_result(user, volume, facts=None, **measures):
+    from GaborSegPanel import results
 
-    table = qt.QTableWidget()
-    table.verticalHeader().hide()
-    table.show()
-    titles = ["Structure", "Volume (mL)", "% of all", "Quality"]
-    for width in (285, 400):
-        table.resize(width, 220)
-        fill_table(table, titles, [("Inferior lateral ventricle", "1832.07", "46.82", "0.84")] * 19)
+    names = ("weights", "variant", "weights_sha256", "gaborseg", "torch", "seconds", "device")
+    labels = np.zeros(volume.GetImageData().GetDimensions()[::-1], np.uint8)
+    volumes = {name: 700.0 / n for n, name in enumerate(results.structure_colours(), start=1)}
+    facts = dict.fromkeys(names, "x") | (facts or {})
+    user.panel.choices.outputSegmentation = results.show_results(volume, labels, volumes, facts, **measures)
+    user.panel.show_choices()
+
+
+SIDES = {
+    "Hippocampus": {"left": 8.0, "right": 6.0, "asymmetry": 2 / 7},
+    "Cerebral grey": {"left": 340.0, "right": 360.0, "asymmetry": -2 / 35},
+    "Amygdala": {"left": 0.0, "right": 0.0, "asymmetry": None},
+}
+
+
+def headings(table):
+    return [table.horizontalHeaderItem(column).text() for column in range(table.columnCount)]
+
+
+def column_texts(table, column):
+    return [table.item(row, column).text() for row in range(table.rowCount)]
+
+
+def test_the_table_shows_the_columns_that_are_known_and_says_what_they_are(user, volume):
+    table, ui = user.ui.volumesTable, user.ui
+    show_made_result(user, volume)
+    assert headings(table) == ["mL", "% of all"] and ui.icvLabel.isHidden()
+    measures = {"sides": SIDES, "icv": {"ml": 1400.0, "percent": {"Hippocampus": 1.0}}, "quality": {"Hippocampus": 0.5}}
+    show_made_result(user, volume, **measures)
+    assert headings(table) == ["mL", "Left", "Right", "Asymmetry", "% of ICV", "% of all", "Quality"]
+    row = [table.verticalHeaderItem(n).text() for n in range(19)].index("Hippocampus")
+    cells = [table.item(row, column).text() for column in range(7)]
+    assert cells[:5] == ["50.00", "8.00", "6.00", "0.286", "1.000"]
+    assert all(table.item(1, column).text() == "" for column in range(1, 5))  # the 3rd ventricle
+    tips = [table.horizontalHeaderItem(column).toolTip() for column in range(7)]
+    assert "patient's left" in tips[1] and "2 (left - right) / (left + right)" in tips[3] and len(set(tips)) == 7
+    assert ui.icvLabel.text == "Intracranial volume (ICV): 1400.0 mL" and not ui.icvLabel.isHidden()
+
+
+def test_without_an_intracranial_volume_a_line_says_why(user, volume):
+    icv = {"ml": None, "missing": "no skull", "percent": {}}
+    show_made_result(user, volume, {"icv_missing": "no skull"}, sides=SIDES, icv=icv)
+    assert user.ui.icvLabel.text == "No intracranial volume (ICV): no skull"
+    assert "% of ICV" not in headings(user.ui.volumesTable)
+
+
+def test_a_click_on_a_heading_sorts_by_number_and_empty_cells_come_last(user, volume):
+    show_made_result(user, volume, sides=SIDES)
+    table = user.ui.volumesTable
+    names = [table.verticalHeaderItem(n).text() for n in range(19)]
+    click = table.horizontalHeader().sectionClicked.emit
+    for column, falling in ((1, ["340.00", "8.00", "0.00"]), (3, ["0.286", "-0.057"])):
+        empty = [""] * (19 - len(falling))
+        click(column)
+        assert column_texts(table, column) == [*falling, *empty]
+        assert headings(table)[column].endswith("\u2193")
+        click(column)
+        assert column_texts(table, column) == [*falling[::-1], *empty]
+        assert headings(table)[column].endswith("\u2191")
+    assert [table.verticalHeaderItem(n).text() for n in range(2)] == ["Cerebral grey", "Hippocampus"]
+    click(3)
+    assert [table.verticalHeaderItem(n).text() for n in range(19)] == names
+    assert headings(table) == ["mL", "Left", "Right", "Asymmetry", "% of all"]
+
+
+def test_halves_and_intracranial_volume_are_copied(user, volume):
+    show_made_result(user, volume, sides=SIDES, icv={"ml": 1400.0, "percent": {"Hippocampus": 3.5714}})
+    user.ui.copyButton.click()
+    lines = [line.split("\t") for line in slicer.app.clipboard().text().split("\n")]
+    assert lines[0][4:] == ["left", "right", "asymmetry", "icv_ml", "percent_of_icv"]
+    rows = {row[0]: row[4:] for row in lines[1:]}
+    assert rows["Hippocampus"] == ["8.0000", "6.0000", "0.2857", "1400.0000", "3.5714"]
+    assert rows["Brainstem"] == ["", "", "", "1400.0000", ""]
+
+
+def test_weights_without_halves_are_refused_where_halves_are_asked_for(user, volume, tmp_path):
+    import json
+
+    content = user.weights.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    card = json.loads(header["__metadata__"]["gaborseg"])
+    card["structures"] = [f"Part {n}" for n in range(19)]
+    header["__metadata__"]["gaborseg"] = json.dumps(card)
+    text = json.dumps(header).encode()
+    (tmp_path / "own.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[length:])
+    user.choose(volume, tmp_path / "own.safetensors")
+    user.ui.sidesBox.click()
+    user.click_segment()
+    assert user.panel.segment.run is None
+    assert len(user.errors) == 1 and "own.safetensors: does not say which structures" in user.errors[0]
+    assert "take the tick from Left and right" in user.errors[0]
+
+
+def test_left_and_right_is_off_at_first_and_in_scenes_of_before(user, volume):
+    assert not user.ui.sidesBox.checked and not user.panel.choices.sides
+    user.ui.sidesBox.click()
+    node = user.panel.choices.parameterNode
+    assert user.panel.choices.sides and node.HasParameter("sides")
+    user.panel.set_parameter_node(None)
+    node.UnsetParameter("sides")  # as in a scene of before
+    user.panel.set_parameter_node(node)
+    assert not user.ui.sidesBox.checked and not user.panel.choices.sides
+
+
+def test_the_main_columns_are_seen_at_the_usual_width(user, volume):
+    """A panel of Slicer is about 310 pixels wide, its tables 285: names, mL, left and right; the others by scrolling,
+    and the names stay in sight."""
+    show_made_result(user, volume, sides=SIDES, icv={"ml": 1400.0, "percent": {"Hippocampus": 3.5}})
+    table, header = user.ui.volumesTable, user.ui.volumesTable.horizontalHeader()
+    for width, seen in ((285, 3), (700, 6)):
+        table.setFixedWidth(width)
         slicer.app.processEvents()
-        assert table.horizontalScrollBar().maximum == 0
-        assert sum(table.columnWidth(column) for column in range(4)) == table.viewport().width
-        header = table.horizontalHeader()
-        assert all(header.sectionSize(column) >= header.sectionSizeHint(column) for column in range(1, 4))
-    assert table.columnWidth(0) > 100
+        widths = [table.columnWidth(column) for column in range(6)]
+        assert all(size >= header.sectionSizeHint(column) for column, size in enumerate(widths))
+        assert sum(widths[:seen]) <= table.viewport().width
+        longest = max(qt.QFontMetrics(table.font).horizontalAdvance(name) for name in SIDES)
+        assert table.verticalHeader().width > longest
+    assert table.horizontalScrollBar().maximum == 0
 
 
 # The 3D view
