@@ -72,14 +72,7 @@ EPOCH_STAGE = "Epoch {epoch} of {epochs}"
 # and all that it has to hold. What else it holds is for people.
 CARD_FORMAT = 1
 CARD_KEY = "gaborseg"
-NETWORK_KEYS = (
-    "variant",
-    "conventional_kernel_size",
-    "gabor_kernel_size",
-    "in_channels",
-    "classes",
-    "base_channels",
-)
+NETWORK_KEYS = ("variant", "conventional_kernel_size", "gabor_kernel_size", "in_channels", "classes", "base_channels")
 CARD_KEYS = ("format", "sha256", "structures", "grid_size", "field", *NETWORK_KEYS)
 # What a network sees of a scan, see `model.network.cube_scores`.
 FIELDS = ("cube", "content")

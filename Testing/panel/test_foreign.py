@@ -79,6 +79,7 @@ def test_every_choice_of_a_scene_is_known_here(panel):
         *("inputVolume", "outputSegmentation"),  # nodes of the same scene
         *("variant", "device", "trainingVariant", "trainingLoss", "trainingDevices"),  # words that are looked up
         *("trainingShare", "trainingRate", "trainingEpochs", "trainingCubes", "trainingProcesses"),  # numbers
+        "sides",  # true or false
         "trainingValidation",  # names that are looked up in the data
         *("weights", "trainingInit"),  # files that are read: safetensors, never a pickle
         *("trainingData", "trainingTable"),  # files that are read: scans, label maps, tables
@@ -88,7 +89,7 @@ def test_every_choice_of_a_scene_is_known_here(panel):
 def test_names_of_foreign_data_are_shown_as_they_are(panel):
     """Not as rich text, which could bring pictures from anywhere."""
     labels = [name for name, widget in vars(panel.ui).items() if isinstance(widget, qt.QLabel) and widget.wordWrap]
-    assert len(labels) == 9
+    assert len(labels) == 10
     assert [name for name in labels if getattr(panel.ui, name).textFormat != qt.Qt.PlainText] == []
 
 
