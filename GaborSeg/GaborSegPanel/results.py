@@ -168,9 +168,12 @@ def _replace_segments(node, image, parts):
     try:
         if segmentation.GetNumberOfSegments() == 0:
             segmentation.SetSourceRepresentationName(LABELMAP)
+        # First: while some segment has a surface, each that is added is given one at once, and Slicer waits for it.
+        segmentation.InvalidateNonSourceRepresentations()
         first = segmentation.GetSegmentIndex(own[0]) if own else segmentation.GetNumberOfSegments()
         for old in own:
             if old not in ids:
+                segmentation.GetSegment(old).RemoveAllRepresentations()  # else its voxels are looked for, to be cleared
                 segmentation.RemoveSegment(old)
         for segment_id, part in zip(ids, parts):
             _put_segment(segmentation, segment_id, part, image)
@@ -179,7 +182,6 @@ def _replace_segments(node, image, parts):
         if set(own) != set(ids):  # else the order is the user's
             for n, segment_id in enumerate(ids):
                 segmentation.SetSegmentIndex(segment_id, first + n)
-        segmentation.InvalidateNonSourceRepresentations()
     finally:
         node.EndModify(modified)
 

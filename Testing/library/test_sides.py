@@ -4,6 +4,8 @@ The network is stood in for where a made scan has to have a side; the bundled on
 """
 
 import csv
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -202,6 +204,14 @@ def test_segment_divides_only_what_it_finds_without(scan, paired_weights, tmp_pa
         if segment["side"]:
             millilitres = 0.008 * (halves == segment["label"]).sum()
             assert plain[-1]["sides"][segment["structure"]][segment["side"]] == pytest.approx(millilitres)
+
+
+def test_the_documents_have_all_keys_of_a_result(scan, paired_weights, tmp_path, capsys, upper_is_right):
+    command = ["segment", scan, "--weights", paired_weights, "--no-mirror", "--sides", "--profile"]
+    _, events = told(capsys, *command, "-o", tmp_path / "l.nii")
+    page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+    table = page.split("The `result` of `segment` and `demo`:\n\n")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(events[-1]) - {"event"}
 
 
 def test_what_cannot_be_divided_is_refused(scan, paired_weights, tmp_path, capsys):

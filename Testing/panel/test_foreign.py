@@ -147,6 +147,9 @@ def test_relative_paths_mean_slicers_folder(panel, tmp_path, monkeypatch):
     choices.trainingTable = "freesurfer"  # comes with the program
     choices.trainingData = "--output"  # a folder may be named so, and is no option
     assert arguments.data_arguments(choices)[:3] == [str(tmp_path / "--output"), "--table", "freesurfer"]
+    choices.trainingTable = "sides"
+    assert arguments.data_arguments(choices)[1:3] == ["--table", "sides"]
+    assert panel.ui.tableBox.currentText == "GaborSeg, left and right"
     (tmp_path / "python").touch()
     assert worker.python_executable("python") == str(tmp_path / "python")
 

@@ -296,6 +296,21 @@ def test_whole_structures_and_halves_take_each_others_place(results, volume, lab
     assert all((array(node, n + mine_first, volume) == (labels == n + 1)).all() for n in range(19))
 
 
+def test_no_surface_is_made_while_segments_are_exchanged(results, volume, labels, halves, volumes):
+    """Slicer makes one of each segment that is added beside one with a surface, which takes it ten seconds."""
+    divided, segments = halves
+    node = results.show_results(volume, labels, volumes, {})
+    node.CreateClosedSurfaceRepresentation()
+    segmentation, found = node.GetSegmentation(), []
+    segmentation.AddObserver(
+        slicer.vtkSegmentation.SegmentAdded,
+        lambda *event: found.append(segmentation.ContainsRepresentation(results.SURFACE)),
+    )
+    results.show_results(volume, divided, volumes, {}, node, segments=segments)
+    segmentation.RemoveAllObservers()
+    assert found == [False] * 26 and results.wants_surfaces(node)
+
+
 def test_surfaces_of_halves_lie_where_these_lie(results, volume, halves, volumes, make_surfaces):
     divided, segments = halves
     node = results.show_results(volume, divided, volumes, {}, segments=segments)
