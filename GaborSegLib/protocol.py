@@ -36,7 +36,7 @@ NOT_T1 = "not-t1"
 # What `gaborseg train` offers, in the order of its help.
 VARIANTS = ("conventional", "gabor", "mixed")
 LOSSES = ("pcc", "dice", "cross-entropy", "pcc+cross-entropy")
-AUGMENTATIONS = ("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "sides", "none")
+AUGMENTATIONS = ("paper", "strong", "scanner", "artefacts", "balanced", "field", "close", "sides", "skull", "none")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # The files of a training run's folder. The optimiser's state has its SHA-256 in its name.

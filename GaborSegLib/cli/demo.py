@@ -41,7 +41,7 @@ def run(options, report):
     if options.json:
         report({"event": RESULT, **result})
         return DONE
-    say(volumes_table(result["volumes"], result["quality"], result["sides"]))
+    say(volumes_table(result["volumes"], result["quality"], result["sides"], result["icv"]))
     total = time.monotonic() - started
     say(f"\n{result['provenance']['seconds']:.1f} s to segment, {total:.1f} s with pictures and start")
     say("\n".join(f"wrote {file}" for file in files.values()))

@@ -165,6 +165,7 @@ def write(segmentation, image, files, parts=None):
         "quality": segmentation.quality,
         "looks_like_t1": segmentation.looks_like_t1,
         "sides": segmentation.sides,
+        "icv": segmentation.icv,
         **({"segments": _segments(segmentation, parts)} if parts else {}),
         "provenance": segmentation.provenance,
     }
@@ -183,7 +184,7 @@ def tell_result(result, options, report):
     if options.json:
         report({"event": RESULT, **result})
     else:
-        say(volumes_table(result["volumes"], result["quality"], result["sides"]))
+        say(volumes_table(result["volumes"], result["quality"], result["sides"], result["icv"]))
         say("\n".join(f"wrote {file}" for file in result["files"].values()))
 
 

@@ -162,6 +162,10 @@ AUGMENTATIONS = {
         ghosts=0.12,
         spike=0.12,
     ),
+    # For all inside of the skull, from close by, in scans that have their heads.
+    "skull": replace(
+        _SCANNER, tilt=20.0, shift=0.05, scale=(0.9, 1.2), curved_bias=0.4, wide_blur=0.1, ghosts=0.1, spike=0.08
+    ),
     "none": Augmentation(probability=0.0),
 }
 

@@ -6,14 +6,13 @@ field of view looks to them like one of those.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from ..model.network import cube_scores
-from ..model.weights import load_weights, read_card
+from ..model.weights import open_bundled, read_card
 from ..scans.grid import Grid, normalise
 from ..structures import resource_path
 
@@ -92,13 +91,13 @@ def find_brain(array, affine, device="cpu"):
     Returns:
         `Brain`, or None if there is none, or only what cannot be all of it.
     """
-    first = _network(WEIGHTS[0], str(device))
+    first = open_bundled(WEIGHTS[0], str(device))
     grid = Grid(array.shape, affine, first.card["grid_size"])
     cube = normalise(grid.image_to_cube(array))
     brain = _extracted(cube, grid) or _predict_brain(first, cube, grid)
     if brain is None or brain.is_extracted:
         return brain
-    close = _network(WEIGHTS[1], str(device))
+    close = open_bundled(WEIGHTS[1], str(device))
     margin = MARGIN * (brain.high - brain.low)
     closer = Grid(grid.shape, affine, close.card["grid_size"], tuple(brain.low - margin), tuple(brain.high + margin))
     near = torch.from_numpy(_grown(brain.mask.numpy(), REACH / grid.spacing)).float()
@@ -123,13 +122,6 @@ def _extracted(cube, grid):
         return None
     mask = largest_component(tissue.numpy())
     return Brain(*_corners(mask, grid), grid, torch.from_numpy(mask).float(), True)
-
-
-@lru_cache(maxsize=4)
-def _network(weights, device):
-    opened = load_weights(resource_path(weights))
-    opened.network.to(device)
-    return opened
 
 
 def checksum():

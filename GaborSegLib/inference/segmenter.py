@@ -25,10 +25,11 @@ from ..structures import named_structures, paired_structures, paper_structures, 
 from ..timing import Timer
 from .at_once import at_once
 from .finder import LARGEST_BRAIN, SMALLEST_BRAIN, find_brain, largest_component
+from .icv import intracranial_volume
 from .quality import looks_like_t1, structure_quality, t1_doubt
 from .sides import divide, find_right
 from .specks import remove_specks
-from .volumes import side_volumes, structure_volumes, write_volumes
+from .volumes import percent_of_icv, side_volumes, structure_volumes, write_volumes
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Segmentation:
             weights are not bundled ones, as only of these it is known.
         sides: dictionary from the names of paired structures to the volumes of their halves, see
             `volumes.side_volumes`.
+        icv: dictionary on intracranial volume: `ml`, None if there is none; `missing`, why there is none, or "";
+            `percent`, see `volumes.percent_of_icv`.
         right: bool array (I, J, K), true on the patient's right, see `sides.find_right`; None if nothing is paired.
     """
 
@@ -58,6 +61,7 @@ class Segmentation:
     provenance: dict
     looks_like_t1: bool | None = None
     sides: dict = field(default_factory=dict)
+    icv: dict = field(default_factory=dict)
     right: np.ndarray | None = None
 
     def save(self, path, parts=None):
@@ -72,7 +76,7 @@ class Segmentation:
 
     def save_volumes(self, path):
         """Write the volumes as CSV (see `volumes.write_volumes`)."""
-        write_volumes(path, self.volumes, self.quality, self.sides)
+        write_volumes(path, self.volumes, self.quality, self.sides, self.icv)
 
     def save_overview(self, path, image, title=None):
         """Write a picture of the structures over their scan, an `Image` (see `overview.write_overview`)."""
@@ -87,6 +91,8 @@ class Segmentation:
         write_overview(path, image.array, self.labels, self.affine, self.structures, title, caption, self.volumes)
 
 
+# Why there is no intracranial volume with weights that take any scan for a brain alone.
+NOT_LOOKED_FOR = "these weights do not look for the brain in a head"
 # Said where `find_brain` finds nothing that it believes.
 NO_BRAIN = (
     "no whole brain was found in the field of view, so nothing around it was taken away; look at the result, and if "
@@ -204,6 +210,10 @@ class Segmenter:
         if self.paired:
             with timer("Left and right"):
                 right = find_right(image.array, grid, brain, self.device)
+        with timer("Intracranial volume"):
+            icv, missing = None, NOT_LOOKED_FOR
+            if self.card.get("find_brain"):
+                icv, missing = intracranial_volume(image.array, brain, self.device)
         with timer("Quality and volumes"):
             quality = structure_quality(scores, self.structures)
             if not all(map(math.isfinite, quality.values())):
@@ -212,6 +222,7 @@ class Segmenter:
             if self.paired:
                 paired = [structure for structure in self.structures if structure.name in self.paired]
                 sides = side_volumes(labels, right, image.affine, paired)
+            icv = {"ml": icv, "missing": missing, "percent": percent_of_icv(volumes, icv)}
         _report_step(report, "Done", 4)
         if self.covers_brain:
             for message in _doubts(sum(volumes.values())):
@@ -219,8 +230,8 @@ class Segmenter:
         is_t1 = looks_like_t1(quality) if self.knows_t1 else None
         if is_t1 is False:
             report({"event": WARNING, "kind": NOT_T1, "message": f"{image.name}: {t1_doubt(quality)}"})
-        provenance = self._provenance(image, grid, timer)
-        return Segmentation(labels, image.affine, self.structures, volumes, quality, provenance, is_t1, sides, right)
+        facts = self._provenance(image, grid, timer)
+        return Segmentation(labels, image.affine, self.structures, volumes, quality, facts, is_t1, sides, icv, right)
 
     def _network_input(self, image, report, timer):
         """What the network sees of the scan, by the card only what is near the brain.

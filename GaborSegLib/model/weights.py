@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -115,6 +116,14 @@ def load_weights(path):
         raise WeightsError(f"{path}: {odd} has NaN or infinity; its training failed, choose other weights")
     network.load_state_dict(tensors, assign=True)
     return Weights(network.eval(), card, Path(path))
+
+
+@lru_cache(maxsize=8)
+def open_bundled(name, device):
+    """The `Weights` of a bundled file, such as `Weights/brain.safetensors`, on a device; each is opened once."""
+    opened = load_weights(resource_path(name))
+    opened.network.to(device)
+    return opened
 
 
 def _open(path):

@@ -1,6 +1,7 @@
 """How the bundled weight files are made: trained in stages, scored on the scans held out, and written with their cards.
 
-The stages stand in Resources/Recipes: mixed-cpu, conventional-cpu, gabor-cpu and gpu, finder, outline and sides.
+The stages stand in Resources/Recipes: mixed-cpu, conventional-cpu, gabor-cpu and gpu, finder, outline, sides
+and icv.
 
 Needs the labelled scans and head label maps of GABORSEG_DATA. A stage that was interrupted goes on where it was, and
 one that is done is passed over, so the same command finishes the work after anything.
@@ -10,6 +11,7 @@ one that is done is passed over, so the same command finishes the work after any
     python Testing/benchmarks/recipe.py brain                         # what finds the brain in a scan with its skull
     python Testing/benchmarks/recipe.py outline                       # what finds its outline, from close by
     python Testing/benchmarks/recipe.py sides                         # what tells the left half from the right
+    python Testing/benchmarks/recipe.py icv                           # what finds all inside of the skull
     python Testing/benchmarks/recipe.py mixed --bundle run/best.safetensors    # only score and bundle
     python Testing/benchmarks/recipe.py --cards                       # only write docs/models.md anew
 """
@@ -21,6 +23,7 @@ from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import icv
 import nibabel
 import numpy as np
 import sides
@@ -37,6 +40,7 @@ from GaborSegLib.evaluation.metrics import dice
 from GaborSegLib.events import Terminal
 from GaborSegLib.files import replacing
 from GaborSegLib.inference import finder
+from GaborSegLib.inference.icv import WEIGHTS as ICV
 from GaborSegLib.inference.segmenter import Segmenter
 from GaborSegLib.inference.sides import WEIGHTS as SIDES
 from GaborSegLib.model.weights import bundled_weights, load_weights, read_card, save_weights
@@ -49,7 +53,7 @@ from GaborSegLib.training.trainer import Trainer
 DOCS = Path(__file__).parents[2] / "docs"
 FACTS = DOCS / "oasis-card.json"
 # Of the networks that find the brain in a scan, and its halves: their recipes.
-HELPERS = {"brain": "finder", "outline": "outline", "sides": "sides"}
+HELPERS = {"brain": "finder", "outline": "outline", "sides": "sides", "icv": "icv"}
 
 
 def main():
@@ -66,7 +70,9 @@ def main():
         return
     path = resource_path("Weights") / f"{options.variant}.safetensors"
     weights = options.bundle or train(options.variant, options.gpu, options.output, more)
-    if options.variant == "sides":
+    if options.variant == "icv":
+        bundle_icv(weights, path)
+    elif options.variant == "sides":
         bundle_sides(weights, path)
     elif options.variant in HELPERS:
         bundle_finder(weights, path)
@@ -83,6 +89,8 @@ def train(name, gpu, folder, more):
     if name == "sides":
         data = halves(folder / "halves")
         trainer.Trainer = SidesTrainer  # where `gaborseg train` takes it from
+    elif name == "icv":
+        data = icv.made_data(folder / "skulls", Scans(SCANS), found.stages[0].options["grid-size"])
     elif name in HELPERS:
         data = brains(folder / "brains")
     more = more if name in HELPERS else ["--variant", name, *more]
@@ -241,6 +249,21 @@ def bundle_sides(weights, path):
     print(f"{path}: {scores['share_mean']} on the right side, {scores['share']}")
 
 
+def bundle_icv(weights, path):
+    """Write weights that find the inside of the skull, with their errors in heads that were never seen."""
+    opened = load_weights(weights)
+    save_weights(path, opened.network, opened.card)
+    errors = np.abs([error for _, error in icv.heads_errors(*icv.unseen()).values()])
+    scores = {
+        **opened.card["scores"]["validation"],
+        "scans": sorted(VALIDATION),
+        "note": "in heads built from the label maps that were not used in training; the epoch was chosen on such heads",
+        "icv_error_percent": {"median": round(float(np.median(errors)), 2), "largest": round(float(errors.max()), 2)},
+    }
+    save_weights(path, opened.network, {**opened.card, "scores": {"validation": scores}})
+    print(f"{path}: {scores['icv_error_percent']}")
+
+
 def dice_of_brain(scan, head, seed):
     """Dice of the brain that `find_brain` finds in a built head, on the grid it was found on; 0 for none."""
     brain = np.where(scan.truth == stem_label(), stem_label(), scan.image.array > 0)
@@ -254,7 +277,7 @@ def dice_of_brain(scan, head, seed):
 
 def write_cards():
     """Write what the cards of the bundled weight files say into docs/models.md."""
-    paths = [*bundled_weights().values(), *map(resource_path, [*finder.WEIGHTS, SIDES])]
+    paths = [*bundled_weights().values(), *map(resource_path, [*finder.WEIGHTS, SIDES, ICV])]
     intro = (
         "# Model cards\n\nWhat the bundled weight files say about themselves (`gaborseg info FILE` shows all of it). "
         "Written by "
@@ -314,6 +337,9 @@ def measured(validation):
     """Title and text of what a card says of the scans held out as a whole."""
     if "share_mean" in validation:
         return ["Voxels of paired structures on the right side", f"{100 * validation['share_mean']:.2f} %"]
+    if "icv_error_percent" in validation:
+        error = validation["icv_error_percent"]
+        return ["Error of intracranial volume, %", f"median {error['median']}, largest {error['largest']}"]
     own = [f", {validation[key]} on the scans' own grids" for key in ["dice_mean_scan_grid"] if key in validation]
     return ["Mean Dice on them", f"{validation['dice_mean']} on the cube" + "".join(own)]
 

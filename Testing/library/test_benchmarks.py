@@ -16,6 +16,7 @@ import accuracy
 import agreement
 import contacts
 import contrasts
+import icv
 import layers
 import peers
 import recipe
@@ -64,6 +65,7 @@ def test_the_mean_of_two_stages_is_for_a_cube_between_theirs(tiny_weights, tmp_p
         ("brain", False, "finder", [None, 1], "y"),
         ("outline", True, "outline", ["brain", 1, "2-mean"], "yy"),
         ("sides", False, "sides", [None, 1], "n"),
+        ("icv", False, "icv", ["outline", 1], "n"),
     ],
 )
 def test_stages_go_on_from_the_best_weights_or_a_mean(name, gpu, file, starts, in_heads, tmp_path, monkeypatch):
@@ -84,6 +86,7 @@ def test_stages_go_on_from_the_best_weights_or_a_mean(name, gpu, file, starts, i
     monkeypatch.setattr(recipe.trainer, "Trainer", recipe.Trainer)  # to have it put back
     for data in ("brains", "halves"):
         monkeypatch.setattr(recipe, data, lambda folder: folder)
+    monkeypatch.setattr(recipe.icv, "made_data", lambda folder, scans, size: folder)
     monkeypatch.setattr(recipe, "averaged", lambda weights, others, path: path)
     last = recipe.train(name, gpu, tmp_path, ["--threads", "3"])
     assert [*(options.init for options in asked), str(last)] == [start and str(path(start)) for start in starts]
@@ -91,6 +94,33 @@ def test_stages_go_on_from_the_best_weights_or_a_mean(name, gpu, file, starts, i
     assert "".join("y" if options.heads else "n" for options in asked) == in_heads
     assert all(options.threads == 3 and options.resume for options in asked)
     assert {options.variant for options in asked} == {None if name in recipe.HELPERS else name}
+
+
+@pytest.fixture
+def head_map(tmp_path):
+    """A ball of brain with a cerebellum below, fluid around, bone around that, and a neck with fluid and a cord."""
+    distance = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
+    labels = np.select([distance < 15, distance < 20, distance < 24, distance < 28], [3, 24, 515, 511])
+    neck = np.zeros_like(labels, dtype=bool)
+    neck[28:36, 28:36, :16] = True
+    labels[neck] = 24
+    labels[30:34, 30:34, :16] = 512
+    labels[(distance < 18) & (np.arange(64) < 20)] = 8  # its lowest voxel is at 14
+    path = tmp_path / "head.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.int16), np.eye(4)), path)
+    return path
+
+
+def test_the_inside_of_a_built_skull_does_not_follow_the_brain(head_map):
+    image, inside = icv.build(head_map, 1)
+    # By hand: a ball of 20 mm without the cap below 14, which is 17.5 mm from the middle.
+    cap = np.pi * 2.5**2 * (3 * 20 - 2.5) / 3
+    assert inside.sum() == pytest.approx(4 / 3 * np.pi * 20**3 - cap, rel=0.02)
+    smaller, same = icv.build(head_map, 1, size=0.8)
+    assert np.array_equal(inside, same)
+    changed = abs(image.array - smaller.array) > 40
+    assert changed.sum() > 1000 and changed[~inside].mean() < 0.001
+    assert not np.array_equal(icv.build(head_map, 2)[0].array, image.array)
 
 
 def test_the_loss_of_sides_is_of_left_against_right_alone():
