@@ -148,6 +148,7 @@ def write_group(rows, output):
         "status": {"Description": "done or failed, or missing where nothing was tried yet"},
         "quality": {"Description": "mean over the structures of how far the network trusts its result, 0 to 1"},
         "reasons": {"Description": "why the scan is worth a look, or why it failed"},
+        "ICV mL": {"Description": "intracranial volume, where the skull is in the scan", "Units": "mL"},
         **{f"{name} mL": {"Description": f"volume of {name}", "Units": "mL"} for name in names},
         **{
             f"{name} {key}": {"Description": f"{text} of {name}", **units}
@@ -174,7 +175,7 @@ def _numbers(row, names, paired):
     volumes = [row.volumes.get(name) for name in names]
     halves = [row.sides.get(name, {}).get(key) for name in paired for key, _, _ in HALVES]
     z = [row.z.get(name) for name in names]
-    return [*_texts([*volumes, *halves], 4), *_texts(z, 2)]
+    return [*_texts([row.record.get("IntracranialMl"), *volumes, *halves], 4), *_texts(z, 2)]
 
 
 def _texts(values, digits):

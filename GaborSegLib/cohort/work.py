@@ -126,6 +126,7 @@ def record_of(item, settings, source, segmentation, warnings):
             "Seconds": provenance["seconds"],
             "Device": provenance["device"],
             "VolumesMl": {name: round(volume, 4) for name, volume in segmentation.volumes.items()},
+            "IntracranialMl": segmentation.icv.get("ml"),
             "SidesMl": _rounded(segmentation.sides),
             "Quality": {name: round(quality, 4) for name, quality in segmentation.quality.items()},
             "Warnings": warnings,
