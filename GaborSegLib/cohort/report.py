@@ -63,7 +63,9 @@ def _scan(row, names, output, variant):
     facts = {"scan": str(item.path)}
     if record:
         icv = record.get("IntracranialMl")
-        facts["intracranial volume"] = "not known: the scan has no skull" if icv is None else f"{icv:.0f} mL"
+        facts["intracranial volume"] = (
+            str(record.get("IntracranialMissing") or "not known") if icv is None else f"{icv:.0f} mL"
+        )
         facts["weights"] = f"{record.get('Weights')} ({record['Settings']['sha256'][:12]})"
         facts["versions"] = f"GaborSeg {record.get('Version')}, torch {record.get('Torch')}"
         facts["time"] = f"{record.get('Seconds')} s on {record.get('Device')}"

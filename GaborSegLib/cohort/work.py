@@ -127,6 +127,7 @@ def record_of(item, settings, source, segmentation, warnings):
             "Device": provenance["device"],
             "VolumesMl": {name: round(volume, 4) for name, volume in segmentation.volumes.items()},
             "IntracranialMl": segmentation.icv.get("ml"),
+            "IntracranialMissing": segmentation.icv.get("missing"),
             "SidesMl": _rounded(segmentation.sides),
             "Quality": {name: round(quality, 4) for name, quality in segmentation.quality.items()},
             "Warnings": warnings,
