@@ -24,6 +24,8 @@ WORKER_MIB = 2600
 # again, and not that process: then it was not the scan.
 TRIES = 12
 STAGE = "Segmenting"
+# `environment.keep_freed_memory` for a process whose work is not in its main thread, where that comes too late (glibc).
+KEEPS_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 @dataclass
@@ -51,7 +53,7 @@ def local_cluster(workers, threads):
     settings = {
         # A scan that ended its worker is tried again by `segment_all`, by itself.
         "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": str(threads)},
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": str(threads), **KEEPS_FREED_MEMORY},
     }
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of workers that died while they started
     with dask.config.set(settings):

@@ -80,15 +80,17 @@ def course_times(steps):
 
 
 def draw(courses, path):
-    from matplotlib import pyplot
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure  # and not pyplot, which takes whatever window system is there
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     x = torch.linspace(-10, 10, 400)
     for a_re, a_im, f_re, f_im in FACTORS:
         label = f"$A_{{re}}$ {a_re}, $A_{{im}}$ {a_im}, $f_{{re}}$ {f_re}, $f_{{im}}$ {f_im}"
         axes[0].plot(x, sinusoidal_factor(x, a_re, a_im, f_re, f_im), label=label)
     axes[0].set(title="(a) Sinusoidal factor of Eq. (2)", xlabel="x', voxels", ylim=(-3.2, 5.6))
-    colours = pyplot.get_cmap("viridis")(torch.linspace(0, 0.85, len(SIZES)).numpy())
+    colours = colormaps["viridis"](torch.linspace(0, 0.85, len(SIZES)).numpy())
     for (name, size), course in courses.items():
         style = "-" if name == "PCC" else "--"
         colour = colours[SIZES.index(size)]
@@ -102,7 +104,6 @@ def draw(courses, path):
     axes[2].legend(*axes[1].get_legend_handles_labels(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
 
 
 def table(courses):

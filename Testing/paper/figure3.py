@@ -51,9 +51,10 @@ class Results:
 
 
 def draw(results, path):
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # and not pyplot, which takes whatever window system is there
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
     for axis, variant in zip(axes, study.VARIANTS):
         for loss, style in zip(study.LOSSES, ("o-", "s--", "^:")):
             dice = np.array([results.dice(variant, loss, rate) for rate in RATES]).reshape(len(RATES), -1)
@@ -67,7 +68,6 @@ def draw(results, path):
     axes[0].legend(*next((h for axis in axes if (h := axis.get_legend_handles_labels())[0]), ([], [])))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
 
 
 def rates_table(results):

@@ -37,7 +37,7 @@ def panels(image, truth):
 
 def draw(image, maps, path):
     """Draw label maps of an `Image` whose axes point right, anterior, superior; a column each."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # and not pyplot, which takes whatever window system is there
 
     structures = paper_structures()
     spacing = np.abs(np.diag(image.affine)[:3])
@@ -45,9 +45,8 @@ def draw(image, maps, path):
     crop = overview._region(first, spacing)
     level = overview._best_slices(first)[2]
     grey = overview._grey(image.array, first, crop)
-    figure, axes = pyplot.subplots(
-        2, len(maps), figsize=(3 * len(maps), 6.4), squeeze=False, layout="constrained", facecolor="black"
-    )
+    figure = Figure(figsize=(3 * len(maps), 6.4), layout="constrained", facecolor="black")
+    axes = figure.subplots(2, len(maps), squeeze=False)
     for (above, below), (name, labels) in zip(axes.T, maps.items()):
         window = crop[0], crop[1], level
         columns = PIXELS
@@ -64,7 +63,6 @@ def draw(image, maps, path):
         below.set_axis_off()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
 
 
 def without_hidden(labels, structures):
