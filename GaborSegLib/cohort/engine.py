@@ -19,7 +19,7 @@ from .record import is_done, write_failure
 from .work import segment_alone, segment_item
 
 # Of a worker with the bundled weights on one thread, measured (docs/speed.md).
-WORKER_MIB = 2600
+WORKER_MIB = 2800
 # A scan whose worker died is tried again so often in a process of its own; more than once only if the worker died
 # again, and not that process: then it was not the scan.
 TRIES = 12
