@@ -56,7 +56,7 @@ def local_cluster(workers, threads):
         "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": str(threads), **KEEPS_FREED_MEMORY},
     }
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of workers that died while they started
-    with dask.config.set(settings):
+    with dask.config.set(settings), _environment_as_it_was():
         cluster = LocalCluster(
             n_workers=0,
             threads_per_worker=1,  # tasks at a time
@@ -68,6 +68,17 @@ def local_cluster(workers, threads):
         with cluster, Client(cluster) as client:
             cluster.adapt(minimum=workers, maximum=workers)  # not scale: workers that could not be started come again
             yield client
+
+
+@contextmanager
+def _environment_as_it_was():
+    """Context after which this process's environment is as before: Dask gives its workers theirs by changing it."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
